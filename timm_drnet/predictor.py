@@ -1,0 +1,45 @@
+"""Resolution predictors: the tiny CNNs that see an image small and score the candidate resolutions (Eq. 1)."""
+
+from typing import Any
+
+from timm.models import BasicBlock, EfficientNet, ResNet
+from torch import nn
+
+PREDICTOR_SIZES = {'residual': 128, 'inverted_residual': 64}
+"""The kinds of predictor and the side in pixels at which each sees the image (sections 4.2 and 4.4)."""
+
+
+def create_predictor(kind: str, num_resolutions: int, in_chans: int = 3, **kwargs: Any) -> nn.Module:
+    """Create a resolution predictor.
+
+    Args:
+        kind: ``residual``, the paper's four stages of one basic block (4.9 M parameters), or ``inverted_residual``,
+            the same with MobileNetV2's blocks (0.28 M parameters), for backbones that are small themselves.
+        num_resolutions: Number of candidates, one score each.
+        in_chans: Channels of the image.
+        **kwargs: ``device`` and ``dtype``.
+
+    Returns:
+        A module from (B, in_chans, S, S) to (B, num_resolutions) scores.
+
+    Raises:
+        ValueError: If there is no such kind.
+    """
+    if kind == 'residual':
+        return ResNet(BasicBlock, layers=(1, 1, 1, 1), num_classes=num_resolutions, in_chans=in_chans, **kwargs)
+    if kind == 'inverted_residual':
+        return EfficientNet(
+            block_args=[[_inverted_residual(channels)] for channels in (24, 40, 80, 160)],
+            stem_size=16,
+            num_features=640,
+            act_layer=nn.ReLU6,
+            num_classes=num_resolutions,
+            in_chans=in_chans,
+            **kwargs,
+        )
+    raise ValueError(f'Invalid predictor {kind!r}: use one of {", ".join(map(repr, PREDICTOR_SIZES))}.')
+
+
+def _inverted_residual(channels: int) -> dict[str, Any]:
+    """One downsampling MobileNetV2 block (expansion 6) in the terms of timm's EfficientNet builder."""
+    return {'block_type': 'ir', 'out_chs': channels, 'stride': 2, 'dw_kernel_size': 3, 'exp_ratio': 6.0, 'act_layer': None}
