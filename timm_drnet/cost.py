@@ -1,0 +1,79 @@
+"""Cost tables: what each candidate resolution costs, counted by fvcore.
+
+FLOPs are multiply-accumulates of convolutions and linear layers, the paper's convention; fvcore's totals would add the
+norms. They depend on shapes alone, so a table is counted once, on zeros, when it is first needed.
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from fvcore.nn import FlopCountAnalysis
+from torch import nn
+
+if TYPE_CHECKING:
+    from .drnet import DRNet
+
+_COUNTED = ('conv', 'linear', 'addmm', 'matmul')
+
+
+@dataclass(frozen=True)
+class CostRow:
+    """The cost of one image at one candidate resolution, in FLOPs (multiply-accumulates)."""
+
+    resolution: int
+    """Side of the image in pixels."""
+    backbone_flops: int
+    """C_j of Eq. 6: the backbone alone."""
+    predictor_flops: int
+    """The resolution predictor, the same at every resolution."""
+    total_flops: int
+    """Backbone and predictor."""
+    fraction: float
+    """Backbone FLOPs as a fraction of those at the largest resolution."""
+
+
+def cost_table(model: 'DRNet') -> tuple[CostRow, ...]:
+    """The cost of every candidate resolution of a DRNet, largest first.
+
+    The table is kept with the model and counted anew after a change of its layers, such as another classifier.
+
+    Args:
+        model: A DRNet.
+
+    Returns:
+        One row per candidate.
+    """
+    key = (model.resolutions, *sorted((n, tuple(p.shape)) for n, p in model.named_parameters()))
+    kept = model.__dict__.get('_cost_table')
+    if kept is None or kept[0] != key:
+        predictor = count_flops(model.predictor, model.in_chans, model.predictor_size)
+        backbone = [count_flops(model.branch(j), model.in_chans, r) for j, r in enumerate(model.resolutions)]
+        rows = tuple(
+            CostRow(r, flops, predictor, flops + predictor, flops / backbone[0])
+            for r, flops in zip(model.resolutions, backbone, strict=True)
+        )
+        kept = model.__dict__['_cost_table'] = (key, rows)
+    return kept[1]  # type: ignore[no-any-return]  # kept as a plain attribute
+
+
+def count_flops(module: nn.Module, in_chans: int, size: int) -> int:
+    """Count the multiply-accumulates of convolutions and linear layers for one image.
+
+    Args:
+        module: An image model. It is traced on a copy that shares the weights, so neither its mode nor its norm
+            statistics change.
+        in_chans: Channels of the image.
+        size: Side of the image in pixels.
+
+    Returns:
+        The number of multiply-accumulates.
+    """
+    tensors = [*module.parameters(), *module.buffers()]
+    twin = copy.deepcopy(module, {id(t): t for t in tensors}).eval()
+    x = torch.zeros(1, in_chans, size, size, device=tensors[0].device, dtype=tensors[0].dtype)
+    analysis = FlopCountAnalysis(twin, x).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    with torch.no_grad():
+        by_operator = analysis.by_operator()
+    return int(sum(by_operator[name] for name in _COUNTED))

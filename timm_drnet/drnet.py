@@ -1,0 +1,387 @@
+"""Dynamic Resolution Network: predict a resolution for each image, route, classify.
+
+Paper: `Dynamic Resolution Network`, Zhu et al., NeurIPS 2021 - https://arxiv.org/abs/2106.02898
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from .cost import cost_table
+from .gumbel import gumbel_one_hot, one_hot
+from .norm import ResolutionAwareNorm, branch_view, convert_norms, resize
+from .predictor import PREDICTOR_SIZES, create_predictor
+from .routing import ScriptedRouting, route, route_static
+from .statistics import RoutingStatistics, log_routing
+
+_logger = logging.getLogger(__name__)
+
+STAGES = ('joint', 'pretrain')
+
+
+@dataclass
+class TrainingStep:
+    """What a forward in training leaves behind for the loss."""
+
+    candidate_logits: tuple[torch.Tensor, ...] = ()
+    """Pretrain stage: the logits at every candidate, (B, num_classes) each."""
+    h: torch.Tensor | None = None
+    """Joint stage: the straight-through choice, (B, M)."""
+
+
+class DRNet(nn.Module):
+    """A CNN that picks the resolution of each image it classifies.
+
+    Args:
+        backbone: The large classifier, a timm model; its BatchNorms are replaced in place.
+        resolutions: Candidate sides in pixels, largest first.
+        predictor: Kind of resolution predictor, see `create_predictor`.
+        predictor_size: Side in pixels at which the predictor sees the image. Default: 128, or 64 for the
+            inverted-residual predictor.
+        stage: ``joint`` trains backbone and predictor together; ``pretrain`` trains the backbone at all resolutions
+            at once, with the predictor frozen and out of use.
+        alpha: Target for the average FLOPs of the backbone in GFLOPs, or None for no target.
+        eta: Weight of the FLOPs loss.
+        tau: Temperature of the Gumbel-softmax.
+        resolution_aware_norm: Whether each resolution has norms of its own; False is the paper's ablation.
+
+    Raises:
+        ValueError: If an argument is out of range, or the backbone has no BatchNorm.
+    """
+
+    def __init__(
+            self,
+            backbone: nn.Module,
+            resolutions: Sequence[int] = (224, 168, 112),
+            predictor: str = 'residual',
+            predictor_size: int | None = None,
+            stage: str = 'joint',
+            alpha: float | None = None,
+            eta: float = 0.2,
+            tau: float = 1.0,
+            resolution_aware_norm: bool = True,
+    ) -> None:
+        super().__init__()
+        self.resolutions = _check_resolutions(resolutions)
+        if stage not in STAGES:
+            raise ValueError(f'Invalid stage {stage!r}: use one of {", ".join(map(repr, STAGES))}.')
+        if alpha is not None and not alpha > 0:
+            raise ValueError(f'Invalid alpha {alpha}: use the target average in GFLOPs, or None for no target.')
+        if not eta >= 0:
+            raise ValueError(f'Invalid eta {eta}: the weight of the FLOPs loss must not be negative.')
+        if not tau > 0:
+            raise ValueError(f'Invalid tau {tau}: the temperature must be positive.')
+        if predictor_size is not None and predictor_size < 32:
+            raise ValueError(f'Invalid predictor_size {predictor_size}: use at least 32 pixels.')
+        if convert_norms(backbone, len(self.resolutions) if resolution_aware_norm else 1) == 0:
+            raise ValueError(
+                f'The backbone {type(backbone).__name__} has no BatchNorm, so nothing in it can be made'
+                ' resolution-aware. Use a CNN that is built on BatchNorm2d.')
+        self.stage = stage
+        self.alpha = alpha
+        self.eta = eta
+        self.tau = tau
+        self.resolution_aware_norm = resolution_aware_norm
+
+        weight = next(backbone.parameters())
+        self.backbone = backbone
+        self.predictor = create_predictor(
+            predictor, len(self.resolutions), in_chans=self.in_chans, device=weight.device, dtype=weight.dtype)
+        self.predictor_size = predictor_size or PREDICTOR_SIZES[predictor]
+        self.predictor.requires_grad_(stage == 'joint')
+
+        self._traits = {'img_size': (self.resolutions[0], self.resolutions[0])}  # what timm's data config reads
+        self._statistics = RoutingStatistics(len(self.resolutions))
+        self._step: TrainingStep | None = None
+        self._warned = False
+
+    # What timm's scripts and utilities ask a model for; all of it is the backbone's.
+
+    @property
+    def num_classes(self) -> int:
+        """Number of logits, 0 without a classifier."""
+        return self.backbone.num_classes  # type: ignore[return-value]  # timm models are not typed
+
+    @property
+    def num_features(self) -> int:
+        """Channels of the unpooled features."""
+        return self.backbone.num_features  # type: ignore[return-value]
+
+    @property
+    def head_hidden_size(self) -> int:
+        """Channels before the classifier."""
+        return self.backbone.head_hidden_size  # type: ignore[return-value]
+
+    @property
+    def in_chans(self) -> int:
+        """Channels of the images."""
+        return self.backbone.in_chans  # type: ignore[return-value]
+
+    @property
+    def feature_info(self) -> Any:
+        """timm's description of the backbone's feature levels."""
+        return self.backbone.feature_info
+
+    def get_classifier(self) -> Any:
+        """The backbone's classifier."""
+        return self.backbone.get_classifier()  # type: ignore[operator]
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the backbone's classifier.
+
+        Args:
+            num_classes: Number of logits; 0 for pooled embeddings.
+            global_pool: Another pooling, or None to keep it.
+        """
+        self.backbone.reset_classifier(num_classes, global_pool)  # type: ignore[operator]
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trade the backbone's activations for a second forward in training."""
+        self.backbone.set_grad_checkpointing(enable)  # type: ignore[operator]
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, str]:
+        """Two groups, the predictor first: ``--layer-decay 0.1`` gives it a tenth of the learning rate."""
+        return {'predictor': r'^predictor', 'backbone': r'^backbone'}
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the backbone's parameters that take no weight decay."""
+        names = getattr(self.backbone, 'no_weight_decay', set)
+        return {f'backbone.{name}' for name in names()}
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        """Unpooled features of the largest branch at the input's own size; nothing is routed."""
+        return self.branch(0).forward_features(x)  # type: ignore[no-any-return, operator]
+
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """Pool and classify what `forward_features` returned."""
+        return self.branch(0).forward_head(x, pre_logits=pre_logits)  # type: ignore[no-any-return, operator]
+
+    def forward_intermediates(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        """timm's intermediate features, of the largest branch at the input's own size; nothing is routed."""
+        return self.branch(0).forward_intermediates(x, *args, **kwargs)  # type: ignore[operator]
+
+    def prune_intermediate_layers(self, *args: Any, **kwargs: Any) -> Any:
+        """Drop the backbone's layers that the wanted intermediate features do not need."""
+        return self.backbone.prune_intermediate_layers(*args, **kwargs)  # type: ignore[operator]
+
+    # Dynamic resolution.
+
+    def branch(self, index: int) -> nn.Module:
+        """The backbone at one candidate resolution: a plain timm model that shares all weights.
+
+        It does not resize; give it images of ``resolutions[index]``. Ask for it anew after changing the model.
+
+        Args:
+            index: The candidate.
+
+        Returns:
+            A module from (B, in_chans, r, r) to (B, num_classes).
+
+        Raises:
+            ValueError: If there is no such candidate.
+        """
+        return self._branch(self._check_index(index))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Classify each image at the resolution predicted for it.
+
+        Args:
+            x: Images, (B, in_chans, S, S), of any size S.
+
+        Returns:
+            Logits, (B, num_classes), or pooled embeddings without a classifier. In the pretrain stage those of the
+            largest resolution.
+
+        Raises:
+            ValueError: If x is not a batch of square images.
+        """
+        if isinstance(x, torch.fx.Proxy):
+            return self._forward_traced(x)
+        if x.is_meta:  # shapes are all there is: nothing to predict from
+            return self.branch(0)(x)  # type: ignore[no-any-return]
+        _check_images(x)
+        if self.stage == 'pretrain':
+            return self._forward_pretrain(x)
+        h = self._predict(x)
+        choice = h.argmax(dim=1)
+        logits, counts = self._route(x, choice)
+        self._statistics.add(counts, len(x))
+        if self.training:
+            self._leave_step(TrainingStep(h=h))
+            # The factor is 1; its gradient is how the cross-entropy reaches the predictor (Eq. 4).
+            logits = self._keep_idle_norms(logits, counts) * h.gather(1, choice[:, None]).to(logits.dtype)
+        return logits
+
+    def predict_resolution(self, x: torch.Tensor) -> torch.Tensor:
+        """Choose a candidate for each image: the most probable in eval mode, a Gumbel draw in training.
+
+        Args:
+            x: Images, (B, in_chans, S, S).
+
+        Returns:
+            Indices into ``resolutions``, (B,) int64; all 0 in the pretrain stage.
+
+        Raises:
+            ValueError: If x is not a batch of square images.
+        """
+        _check_images(x)
+        if self.stage == 'pretrain':
+            return torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        return self._predict(x).argmax(dim=1)
+
+    def forward_at(self, x: torch.Tensor, choice: int | torch.Tensor) -> torch.Tensor:
+        """Classify at given resolutions, without the predictor.
+
+        Args:
+            x: Images, (B, in_chans, S, S).
+            choice: Index into ``resolutions`` for all images, or one for each, (B,) integers.
+
+        Returns:
+            Logits, (B, num_classes).
+
+        Raises:
+            ValueError: If x is not a batch of square images, or a choice is not a candidate.
+        """
+        _check_images(x)
+        if isinstance(choice, int):
+            return self._run(self._check_index(choice), x)
+        if choice.shape != (len(x),) or choice.is_floating_point() or choice.is_complex():
+            raise ValueError(
+                f'Invalid choice of shape {tuple(choice.shape)} and type {choice.dtype}: use one integer for each of'
+                f' the {len(x)} images.')
+        if bool((choice < 0).any()):
+            raise ValueError(f'Invalid choice {int(choice.min())}: candidates are counted from 0.')
+        return self._route(x, choice.long())[0]
+
+    def take_step(self) -> TrainingStep:
+        """Hand over, once, what the last forward in training left for the loss.
+
+        Raises:
+            RuntimeError: If there was none.
+        """
+        step, self._step = self._step, None
+        if step is None:
+            raise RuntimeError(
+                'There is no training step to complete: call the DRNet in training mode, then its loss once.')
+        return step
+
+    def train(self, mode: bool = True) -> 'DRNet':
+        """Set the mode, and log how the images of the mode that ends were routed."""
+        self._log_statistics()
+        return super().train(mode)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """The state; asked for after an evaluation, as a script does to save it, also logs the routing."""
+        if not self.training:
+            self._log_statistics()
+        return super().state_dict(*args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is copied or pickled: not the last step's graph, nor what this very model has counted."""
+        return {**self.__dict__, '_step': None, '_statistics': RoutingStatistics(len(self.resolutions))}
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What ``torch.jit.script`` sees."""
+        return ScriptedRouting(
+            self.predictor, [self.branch(j) for j in range(len(self.resolutions))],
+            self.predictor_size, self.resolutions)
+
+    def _predict(self, x: torch.Tensor) -> torch.Tensor:
+        """One-hot choice, (B, M): Eq. 1, 2."""
+        scores = self.predictor(resize(x, self.predictor_size))
+        return gumbel_one_hot(scores, self.tau) if self.training else one_hot(scores)
+
+    def _branch(self, index: int, guard_single_value: bool = False) -> nn.Module:
+        return branch_view(self.backbone, index if self.resolution_aware_norm else 0, guard_single_value)
+
+    def _run(self, index: int, x: torch.Tensor) -> torch.Tensor:
+        """The images at one candidate resolution."""
+        guard = self.training and len(x) == 1 and not self._norms_synchronize()
+        return self._branch(index, guard)(resize(x, self.resolutions[index]))  # type: ignore[no-any-return]
+
+    @torch.compiler.disable
+    def _route(self, x: torch.Tensor, choice: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
+        return route(x, choice, len(self.resolutions), self._run, run_empty=self._norms_synchronize())
+
+    def _forward_pretrain(self, x: torch.Tensor) -> torch.Tensor:
+        """Every image at every resolution in training, at the largest in evaluation."""
+        if not self.training:
+            self._statistics.add([len(x)] + [0] * (len(self.resolutions) - 1), len(x))
+            return self._run(0, x)
+        candidates = tuple(self._run(j, x) for j in range(len(self.resolutions)))
+        self._statistics.add([len(x)] * len(candidates), len(x))
+        self._leave_step(TrainingStep(candidate_logits=candidates))
+        return candidates[0]
+
+    def _forward_traced(self, x: torch.fx.Proxy) -> torch.Tensor:
+        """The joint forward for torch.fx, which has to be shown where the views' containers stand in the model."""
+        branches = [self.branch(j) for j in range(len(self.resolutions))]
+        paths = x.tracer.submodule_paths
+        for branch in branches:
+            for name, module in branch.named_modules(prefix='backbone'):
+                paths.setdefault(module, name)
+        h = self._predict(x)
+        logits = route_static(x, h.argmax(dim=1), branches, self.resolutions)
+        return logits * h.amax(dim=1, keepdim=True) if self.training else logits
+
+    def _keep_idle_norms(self, logits: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
+        """Give the norms of candidates that no image chose a gradient of zero, as distributed training needs."""
+        idle = [
+            p.flatten()
+            for norm in self.backbone.modules() if isinstance(norm, ResolutionAwareNorm)
+            for norm_j, count in zip(norm.norms, counts, strict=False) if count == 0
+            for p in norm_j.parameters() if p.requires_grad
+        ]
+        return logits + 0 * torch.cat(idle).sum().to(logits.dtype) if idle else logits
+
+    def _norms_synchronize(self) -> bool:
+        """Whether norms talk to other ranks, so that all ranks must run the same branches, empty ones too."""
+        return (
+            self.training and _is_distributed()
+            and any(isinstance(m, nn.SyncBatchNorm) for m in self.backbone.modules()))
+
+    def _leave_step(self, step: TrainingStep) -> None:
+        if self._step is not None and torch.is_grad_enabled() and not self._warned:
+            self._warned = True
+            _logger.warning(
+                'This DRNet is trained without its loss: the resolutions are not weighed against their cost, and in'
+                " the pretrain stage only the largest learns. Wrap it in timm.task.ClassificationTask, as timm's"
+                ' train.py does, or use timm_drnet.training_loss(model, criterion, output, target).')
+        self._step = step
+
+    def _log_statistics(self) -> None:
+        counts, images = self._statistics.take()
+        first_rank = not _is_distributed() or torch.distributed.get_rank() == 0
+        if images and first_rank and _logger.isEnabledFor(logging.INFO):
+            table = cost_table(self)
+            log_routing(
+                'training' if self.training else 'evaluation', counts, images, self.resolutions,
+                [row.backbone_flops for row in table],
+                table[0].predictor_flops if self.stage == 'joint' else 0)
+
+    def _check_index(self, index: int) -> int:
+        if not 0 <= index < len(self.resolutions):
+            raise ValueError(
+                f'Invalid choice {index}: the {len(self.resolutions)} candidates {self.resolutions} are counted from 0.')
+        return index
+
+
+def _is_distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _check_resolutions(resolutions: Sequence[int]) -> tuple[int, ...]:
+    checked = tuple(int(r) for r in resolutions)
+    if not checked or min(checked) < 1 or list(checked) != sorted(set(checked), reverse=True):
+        raise ValueError(f'Invalid resolutions {resolutions}: use different sides in pixels, largest first.')
+    return checked
+
+
+def _check_images(x: torch.Tensor) -> None:
+    if x.ndim != 4 or x.shape[0] == 0 or x.shape[2] != x.shape[3]:
+        raise ValueError(
+            f'Invalid input of shape {tuple(x.shape)}: use a batch of square images, (B, C, S, S); crop or pad others.')
