@@ -1,0 +1,159 @@
+"""The registered models: entrypoints and their default configurations."""
+
+from pathlib import Path
+from typing import Any
+
+import timm
+from timm.models import build_model_with_cfg, generate_default_cfgs, get_pretrained_cfg, register_model
+from torch import nn
+
+from .checkpoints import checkpoint_filter_fn
+from .drnet import DRNet
+
+__all__ = ['create_drnet']
+
+DEFAULT_MODEL = 'drnet_resnet18d_050.caltech101'
+"""The small trained model that ships inside the package."""
+
+_WEIGHTS = Path(__file__).parent / 'weights'
+
+
+def create_drnet(backbone: str, pretrained: bool = False, **kwargs: Any) -> DRNet:
+    """Create a DRNet from any timm CNN that is built on BatchNorm.
+
+    The same as ``timm.create_model('drnet', backbone=backbone, ...)``.
+
+    Args:
+        backbone: Name of a timm model.
+        pretrained: Whether to load weights, where they exist.
+        **kwargs: Arguments of `DRNet`, of the backbone, and timm's own. ``resolutions`` defaults to 1, 3/4 and 1/2 of
+            the backbone's input size.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: If the backbone has no BatchNorm.
+    """
+    return timm.create_model('drnet', pretrained=pretrained, backbone=backbone, **kwargs)  # type: ignore[return-value]
+
+
+def _cfg(**kwargs: Any) -> dict[str, Any]:
+    """Configuration of a ResNet DRNet; section 4.1 resizes to 256 and crops the central 224 pixels, bilinearly."""
+    return {
+        'num_classes': 1000,
+        'input_size': (3, 224, 224),
+        'pool_size': (7, 7),
+        'crop_pct': 0.875,
+        'interpolation': 'bilinear',
+        'first_conv': ('backbone.conv1', 'predictor.conv1'),
+        'classifier': 'backbone.fc',
+        'paper_ids': 'arXiv:2106.02898',
+        'paper_name': 'Dynamic Resolution Network',
+        'origin_url': 'https://arxiv.org/abs/2106.02898',
+        **kwargs,
+    }
+
+
+def _labels(name: str) -> tuple[str, ...]:
+    return tuple((_WEIGHTS / name).read_text(encoding='utf-8').splitlines())
+
+
+default_cfgs = generate_default_cfgs({
+    'drnet.untrained': _cfg(),
+    'drnet_resnet50.untrained': _cfg(),
+    'drnet_resnet101.untrained': _cfg(),
+    'drnet_mobilenetv2.untrained': _cfg(
+        first_conv=('backbone.conv_stem', 'predictor.conv_stem'), classifier='backbone.classifier'),
+    # Trained on Caltech-101 (Li, Andreeto, Ranzato, Perona; CC BY 4.0), started from filters learned on 100 ImageNet
+    # classes at 64 px. See the model card beside the weights.
+    'drnet_resnet18d_050.caltech101': _cfg(
+        file=str(_WEIGHTS / 'drnet_resnet18d_050.caltech101.safetensors'),
+        num_classes=101, label_names=_labels('caltech101.txt'),
+        input_size=(3, 128, 128), pool_size=(4, 4), crop_pct=1.0,
+        first_conv=('backbone.conv1.0', 'predictor.conv_stem'), license='cc-by-4.0'),
+})
+
+
+def _create_drnet(variant: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    return build_model_with_cfg(  # type: ignore[no-any-return]  # timm is not typed
+        _build,
+        variant,
+        pretrained,
+        pretrained_filter_fn=checkpoint_filter_fn,
+        feature_cfg={'feature_cls': 'getter'},
+        **kwargs,
+    )
+
+
+_DRNET_ARGS = (
+    'resolutions', 'predictor', 'predictor_size', 'stage', 'alpha', 'eta', 'tau', 'resolution_aware_norm')
+
+
+def _build(backbone: str, **kwargs: Any) -> DRNet:
+    """Share out the arguments between DRNet and its backbone, which refuses those that it does not know."""
+    own = {name: kwargs.pop(name) for name in _DRNET_ARGS if name in kwargs}
+    return DRNet(timm.create_model(backbone, **kwargs), **own)
+
+
+def _cfg_of_backbone(backbone: str, resolutions: tuple[int, ...]) -> dict[str, Any]:
+    """Configuration of a DRNet around a timm model: the model's own, with names and sizes as the DRNet has them."""
+    plain = get_pretrained_cfg(backbone)
+    if plain is None:
+        raise ValueError(f'Unknown backbone {backbone!r}: use a name from timm.list_models().')
+    cfg = plain.to_dict(remove_source=True)
+    for key in ('architecture', 'tag', 'test_input_size', 'test_pool_size', 'test_crop_pct', 'min_input_size'):
+        cfg.pop(key, None)
+    if cfg['input_size'][1] != resolutions[0]:
+        cfg['pool_size'] = None
+    cfg['input_size'] = (cfg['input_size'][0], resolutions[0], resolutions[0])
+    for key in ('first_conv', 'classifier'):
+        names = cfg[key]
+        if names:
+            cfg[key] = f'backbone.{names}' if isinstance(names, str) else tuple(f'backbone.{n}' for n in names)
+    return cfg
+
+
+@register_model
+def drnet(
+        pretrained: bool = False,
+        backbone: str = 'resnet50',
+        pretrained_cfg: Any = None,
+        **kwargs: Any,
+) -> nn.Module:
+    """A DRNet around any timm CNN that is built on BatchNorm, named by ``backbone``."""
+    plain = get_pretrained_cfg(backbone)
+    size = plain.input_size[-1] if plain else 224
+    kwargs.setdefault('resolutions', (size, size * 3 // 4, size // 2))
+    if pretrained_cfg is None or isinstance(pretrained_cfg, str):
+        pretrained_cfg = _cfg_of_backbone(backbone, kwargs['resolutions'])
+    return _create_drnet('drnet', pretrained, backbone=backbone, pretrained_cfg=pretrained_cfg, **kwargs)
+
+
+@register_model
+def drnet_resnet50(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ResNet-50 at 224, 168 or 112 pixels (Tables 1 to 5)."""
+    return _create_drnet('drnet_resnet50', pretrained, **{'backbone': 'resnet50', **kwargs})
+
+
+@register_model
+def drnet_resnet101(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ResNet-101 at 224, 168 or 112 pixels (Table 3)."""
+    return _create_drnet('drnet_resnet101', pretrained, **{'backbone': 'resnet101', **kwargs})
+
+
+@register_model
+def drnet_mobilenetv2(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """MobileNetV2 at 224, 196 or 168 pixels with an inverted-residual predictor (Table 6)."""
+    args = {'backbone': 'mobilenetv2_100', 'resolutions': (224, 196, 168), 'predictor': 'inverted_residual'}
+    return _create_drnet('drnet_mobilenetv2', pretrained, **{**args, **kwargs})
+
+
+@register_model
+def drnet_resnet18d_050(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ResNet-18-D of half width at 128, 96 or 64 pixels, small enough to train on a laptop's processor."""
+    args = {
+        'backbone': 'resnet18d', 'channels': (32, 64, 128, 256), 'stem_width': 16,
+        'resolutions': (128, 96, 64), 'predictor': 'inverted_residual',
+    }
+    return _create_drnet('drnet_resnet18d_050', pretrained, **{**args, **kwargs})
