@@ -74,6 +74,6 @@ def count_flops(module: nn.Module, in_chans: int, size: int) -> int:
     twin = copy.deepcopy(module, {id(t): t for t in tensors}).eval()
     x = torch.zeros(1, in_chans, size, size, device=tensors[0].device, dtype=tensors[0].dtype)
     analysis = FlopCountAnalysis(twin, x).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast(x.device.type, enabled=False):  # may be called in the middle of a step
         by_operator = analysis.by_operator()
     return int(sum(by_operator[name] for name in _COUNTED))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from timm.models import get_model_traits
 from torch import nn
 
 from .cost import cost_table
@@ -66,7 +67,7 @@ class DRNet(nn.Module):
             resolution_aware_norm: bool = True,
     ) -> None:
         super().__init__()
-        self.resolutions = _check_resolutions(resolutions)
+        self.resolutions = check_resolutions(resolutions)
         if stage not in STAGES:
             raise ValueError(f'Invalid stage {stage!r}: use one of {", ".join(map(repr, STAGES))}.')
         if alpha is not None and not alpha > 0:
@@ -94,7 +95,7 @@ class DRNet(nn.Module):
         self.predictor_size = predictor_size or PREDICTOR_SIZES[predictor]
         self.predictor.requires_grad_(stage == 'joint')
 
-        self._traits = {'img_size': (self.resolutions[0], self.resolutions[0])}  # what timm's data config reads
+        self._traits = {'first_conv': self._first_convs()}  # what timm adapts to another number of channels
         self._statistics = RoutingStatistics(len(self.resolutions))
         self._step: TrainingStep | None = None
         self._warned = False
@@ -213,7 +214,8 @@ class DRNet(nn.Module):
         if self.training:
             self._leave_step(TrainingStep(h=h))
             # The factor is 1; its gradient is how the cross-entropy reaches the predictor (Eq. 4).
-            logits = self._keep_idle_norms(logits, counts) * h.gather(1, choice[:, None]).to(logits.dtype)
+            factor = self._keep_idle_norms(h.gather(1, choice[:, None]), counts)
+            logits = logits * factor.to(logits.dtype)
         return logits
 
     def predict_resolution(self, x: torch.Tensor) -> torch.Tensor:
@@ -253,8 +255,6 @@ class DRNet(nn.Module):
             raise ValueError(
                 f'Invalid choice of shape {tuple(choice.shape)} and type {choice.dtype}: use one integer for each of'
                 f' the {len(x)} images.')
-        if bool((choice < 0).any()):
-            raise ValueError(f'Invalid choice {int(choice.min())}: candidates are counted from 0.')
         return self._route(x, choice.long())[0]
 
     def take_step(self) -> TrainingStep:
@@ -289,6 +289,11 @@ class DRNet(nn.Module):
         return ScriptedRouting(
             self.predictor, [self.branch(j) for j in range(len(self.resolutions))],
             self.predictor_size, self.resolutions)
+
+    def _first_convs(self) -> tuple[str, ...]:
+        names = get_model_traits(self.backbone).get('first_conv') or ()
+        stem = next(name for name, module in self.predictor.named_modules() if isinstance(module, nn.Conv2d))
+        return (*(f'backbone.{n}' for n in ((names,) if isinstance(names, str) else names)), f'predictor.{stem}')
 
     def _predict(self, x: torch.Tensor) -> torch.Tensor:
         """One-hot choice, (B, M): Eq. 1, 2."""
@@ -328,15 +333,18 @@ class DRNet(nn.Module):
         logits = route_static(x, h.argmax(dim=1), branches, self.resolutions)
         return logits * h.amax(dim=1, keepdim=True) if self.training else logits
 
-    def _keep_idle_norms(self, logits: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
-        """Give the norms of candidates that no image chose a gradient of zero, as distributed training needs."""
+    def _keep_idle_norms(self, factor: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
+        """Give the norms of candidates that no image chose a gradient of zero, as distributed training needs.
+
+        The sum is taken in float32: that of a large backbone's norms overflows in half precision.
+        """
         idle = [
             p.flatten()
             for norm in self.backbone.modules() if isinstance(norm, ResolutionAwareNorm)
             for norm_j, count in zip(norm.norms, counts, strict=False) if count == 0
             for p in norm_j.parameters() if p.requires_grad
         ]
-        return logits + 0 * torch.cat(idle).sum().to(logits.dtype) if idle else logits
+        return factor + 0 * torch.cat(idle).float().sum() if idle else factor
 
     def _norms_synchronize(self) -> bool:
         """Whether norms talk to other ranks, so that all ranks must run the same branches, empty ones too."""
@@ -370,15 +378,26 @@ class DRNet(nn.Module):
         return index
 
 
-def _is_distributed() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
+def check_resolutions(resolutions: Sequence[int]) -> tuple[int, ...]:
+    """Check candidate resolutions.
 
+    Args:
+        resolutions: Sides in pixels.
 
-def _check_resolutions(resolutions: Sequence[int]) -> tuple[int, ...]:
+    Returns:
+        The same as a tuple.
+
+    Raises:
+        ValueError: Unless they are different positive integers, largest first.
+    """
     checked = tuple(int(r) for r in resolutions)
-    if not checked or min(checked) < 1 or list(checked) != sorted(set(checked), reverse=True):
+    if not checked or min(checked) < 1 or list(resolutions) != sorted(set(checked), reverse=True):
         raise ValueError(f'Invalid resolutions {resolutions}: use different sides in pixels, largest first.')
     return checked
+
+
+def _is_distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def _check_images(x: torch.Tensor) -> None:

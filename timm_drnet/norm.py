@@ -74,7 +74,7 @@ def convert_norms(module: nn.Module, num_resolutions: int) -> int:
     """
     converted: dict[nn.Module, ResolutionAwareNorm] = {}
     for parent in list(module.modules()):
-        for name, child in parent.named_children():
+        for name, child in parent._modules.items():  # named_children() would skip a second name of the same child
             if isinstance(child, _BatchNorm):
                 if child not in converted:
                     converted[child] = ResolutionAwareNorm(child, num_resolutions)

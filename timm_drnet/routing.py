@@ -30,11 +30,13 @@ def route(
         The results in the order of the images, (B, ...), and the number of images of each candidate.
 
     Raises:
-        ValueError: If a choice is not below ``num_resolutions``.
+        ValueError: If a choice is not a candidate, or the results differ in shape.
     """
-    counts = torch.bincount(choice, minlength=num_resolutions).tolist()  # the synchronization
-    if len(counts) > num_resolutions:
-        raise ValueError(f'Invalid choice {len(counts) - 1}: there are {num_resolutions} candidates, counted from 0.')
+    candidates = torch.arange(num_resolutions, device=choice.device)
+    counts = (choice[:, None] == candidates).sum(dim=0).tolist()  # the synchronization; bincount would add two
+    if sum(counts) < len(x):
+        invalid = int(choice[(choice < 0) | (choice >= num_resolutions)][0])
+        raise ValueError(f'Invalid choice {invalid}: there are {num_resolutions} candidates, counted from 0.')
     order = torch.argsort(choice, stable=True)
     outputs = [
         run(j, x.index_select(0, index) if len(index) < len(x) else x)

@@ -1,14 +1,21 @@
 """The registered models: entrypoints and their default configurations."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import timm
-from timm.models import build_model_with_cfg, generate_default_cfgs, get_pretrained_cfg, register_model
+from timm.models import (
+    build_model_with_cfg,
+    generate_default_cfgs,
+    get_pretrained_cfg,
+    register_model,
+    resolve_pretrained_cfg,
+)
 from torch import nn
 
 from .checkpoints import checkpoint_filter_fn
-from .drnet import DRNet
+from .drnet import DRNet, check_resolutions
 
 __all__ = ['create_drnet']
 
@@ -75,11 +82,24 @@ default_cfgs = generate_default_cfgs({
 })
 
 
-def _create_drnet(variant: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
+def _create_drnet(
+        variant: str,
+        pretrained: bool = False,
+        pretrained_cfg: Any = None,
+        pretrained_cfg_overlay: dict[str, Any] | None = None,
+        **kwargs: Any,
+) -> nn.Module:
+    cfg = resolve_pretrained_cfg(variant, pretrained_cfg, pretrained_cfg_overlay)
+    saved = cfg.source is not None  # then the configuration knows the size of its images
+    if 'resolutions' in kwargs and not saved and 'input_size' not in (pretrained_cfg_overlay or {}):
+        size = check_resolutions(kwargs['resolutions'])[0]
+        if size != cfg.input_size[-1]:
+            cfg = dataclasses.replace(cfg, input_size=(cfg.input_size[0], size, size), pool_size=None)
     return build_model_with_cfg(  # type: ignore[no-any-return]  # timm is not typed
         _build,
         variant,
         pretrained,
+        pretrained_cfg=cfg.to_dict(),
         pretrained_filter_fn=checkpoint_filter_fn,
         feature_cfg={'feature_cls': 'getter'},
         **kwargs,
@@ -96,17 +116,14 @@ def _build(backbone: str, **kwargs: Any) -> DRNet:
     return DRNet(timm.create_model(backbone, **kwargs), **own)
 
 
-def _cfg_of_backbone(backbone: str, resolutions: tuple[int, ...]) -> dict[str, Any]:
-    """Configuration of a DRNet around a timm model: the model's own, with names and sizes as the DRNet has them."""
+def _cfg_of_backbone(backbone: str) -> dict[str, Any]:
+    """Configuration of a DRNet around a timm model: the model's own, with names as the DRNet has them."""
     plain = get_pretrained_cfg(backbone)
     if plain is None:
         raise ValueError(f'Unknown backbone {backbone!r}: use a name from timm.list_models().')
     cfg = plain.to_dict(remove_source=True)
     for key in ('architecture', 'tag', 'test_input_size', 'test_pool_size', 'test_crop_pct', 'min_input_size'):
         cfg.pop(key, None)
-    if cfg['input_size'][1] != resolutions[0]:
-        cfg['pool_size'] = None
-    cfg['input_size'] = (cfg['input_size'][0], resolutions[0], resolutions[0])
     for key in ('first_conv', 'classifier'):
         names = cfg[key]
         if names:
@@ -122,12 +139,14 @@ def drnet(
         **kwargs: Any,
 ) -> nn.Module:
     """A DRNet around any timm CNN that is built on BatchNorm, named by ``backbone``."""
-    plain = get_pretrained_cfg(backbone)
-    size = plain.input_size[-1] if plain else 224
+    cfg = resolve_pretrained_cfg('drnet', pretrained_cfg).to_dict()
+    registered = resolve_pretrained_cfg('drnet').to_dict()
+    if cfg.get('tag') == registered['tag']:  # stands for no backbone in particular; timm's scripts may have added to it
+        added = {key: value for key, value in cfg.items() if value != registered.get(key)}
+        cfg = {**_cfg_of_backbone(backbone), **added}
+    size = cfg['input_size'][-1]
     kwargs.setdefault('resolutions', (size, size * 3 // 4, size // 2))
-    if pretrained_cfg is None or isinstance(pretrained_cfg, str):
-        pretrained_cfg = _cfg_of_backbone(backbone, kwargs['resolutions'])
-    return _create_drnet('drnet', pretrained, backbone=backbone, pretrained_cfg=pretrained_cfg, **kwargs)
+    return _create_drnet('drnet', pretrained, backbone=backbone, pretrained_cfg=cfg, **kwargs)
 
 
 @register_model
@@ -151,9 +170,9 @@ def drnet_mobilenetv2(pretrained: bool = False, **kwargs: Any) -> nn.Module:
 
 @register_model
 def drnet_resnet18d_050(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """ResNet-18-D of half width at 128, 96 or 64 pixels, small enough to train on a laptop's processor."""
+    """ResNet-18-D of half width at 128, 112 or 96 pixels, small enough to train on a laptop's processor."""
     args = {
         'backbone': 'resnet18d', 'channels': (32, 64, 128, 256), 'stem_width': 16,
-        'resolutions': (128, 96, 64), 'predictor': 'inverted_residual',
+        'resolutions': (128, 112, 96), 'predictor': 'inverted_residual',
     }
     return _create_drnet('drnet_resnet18d_050', pretrained, **{**args, **kwargs})
