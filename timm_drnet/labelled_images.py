@@ -1,0 +1,150 @@
+"""Labelled images, read as timm reads them in training; what cannot be read is named, not replaced by another image.
+
+timm's own dataset puts the next image in the place of one that it cannot read. In training that does no harm; in a
+measurement the neighbour would count twice and nobody would know.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from timm.data import ImageDataset, create_loader, resolve_data_config
+from torch.utils.data import DataLoader, Dataset
+
+from .drnet import DRNet
+
+
+class DataError(ValueError):
+    """Images that cannot be measured, with the remedy."""
+
+
+class Batch(NamedTuple):
+    """What a loader gives."""
+
+    images: torch.Tensor | None
+    """The readable ones, (B, C, S, S), or None if there are none."""
+    target: torch.Tensor
+    """Their labels, (B,)."""
+    unreadable: list[tuple[str, str]]
+    """Name and reason of the others."""
+
+
+class LabelledImages(Dataset[tuple[torch.Tensor | None, int, str, str]]):
+    """The images of a timm or torchvision dataset, each with its label, or with its name and why it cannot be read.
+
+    Args:
+        dataset: The dataset, of PIL images.
+        mode: Of the images, as PIL names it.
+        limit: Take only the first of them.
+    """
+
+    def __init__(self, dataset: Any, mode: str, limit: int | None = None) -> None:
+        self.dataset = dataset
+        self.mode = mode
+        self.length = len(dataset) if limit is None else min(limit, len(dataset))
+        self.transform: Callable[[Image.Image], torch.Tensor] | None = None  # given by timm's create_loader
+        self.unreadable: list[tuple[str, str]] = []
+
+    def __len__(self) -> int:
+        """Number of images, unreadable ones too."""
+        return self.length
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor | None, int, str, str]:
+        """Image or None, label, and where there is no image its name and the reason."""
+        assert self.transform is not None
+        try:
+            image, target = self._read(index)
+        except Exception as error:  # of damaged files decoders make OSError, SyntaxError, struct.error and more
+            return None, -1, self._name(index), str(error) or type(error).__name__
+        return self.transform(image), target, '', ''
+
+    def batches(self, loader: Iterable[Batch]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Images and labels of a loader over this dataset; what is unreadable is collected in ``unreadable``.
+
+        Args:
+            loader: As `make_loader` returns it.
+
+        Yields:
+            Images, (B, C, S, S), and labels, (B,).
+
+        Raises:
+            DataError: At the end, if not one image was readable.
+        """
+        self.unreadable = []
+        for images, target, unreadable in loader:
+            self.unreadable += unreadable
+            if images is not None:
+                yield images, target
+        if len(self.unreadable) == len(self):
+            name, reason = self.unreadable[0]
+            raise DataError(f'none of {len(self)} images is readable; the first is {name} ({reason})')
+
+    def _read(self, index: int) -> tuple[Image.Image, int]:
+        if not isinstance(self.dataset, ImageDataset):
+            image, target = self.dataset[index]
+            return image.convert(self.mode), int(target)
+        source, target, *_ = self.dataset.reader[index]
+        with source, Image.open(source) as image:
+            return image.convert(self.mode), -1 if target is None else int(target)
+
+    def _name(self, index: int) -> str:
+        try:
+            return str(self.dataset.filename(index))
+        except AttributeError:  # a torchvision dataset
+            return f'image {index}'
+
+
+def data_config(model: DRNet, crop_pct: float | None = None) -> dict[str, Any]:
+    """How to prepare images for a DRNet: timm's configuration of the model, at its largest resolution.
+
+    Args:
+        model: The model.
+        crop_pct: Central part of the image to use, if not the model's own.
+
+    Returns:
+        Arguments of timm's ``create_loader`` and ``create_transform``.
+    """
+    # The size in the model's configuration need not be the one that it was created with.
+    size = model.resolutions[0]
+    config: dict[str, Any] = resolve_data_config(
+        {'input_size': (model.in_chans, size, size), 'crop_pct': crop_pct}, model=model)
+    for key in ('mean', 'std'):
+        if len(config[key]) != model.in_chans:
+            config[key] = (sum(config[key]) / len(config[key]),) * model.in_chans
+    return config
+
+
+def make_loader(
+        images: LabelledImages,
+        config: dict[str, Any],
+        batch_size: int,
+        workers: int = 0,
+        device: torch.device | None = None,
+) -> 'DataLoader[Any]':
+    """A loader for evaluation, made by timm.
+
+    Args:
+        images: The images.
+        config: Of `data_config`.
+        batch_size: Number of images in a batch.
+        workers: Number of processes that read images; 0 reads them in this one.
+        device: That the batches are meant for.
+
+    Returns:
+        A loader of `Batch`.
+    """
+    loader: DataLoader[Any] = create_loader(
+        images,  # type: ignore[arg-type]  # all it asks for is a place for the transform
+        batch_size=batch_size, num_workers=workers, collate_fn=_collate, use_prefetcher=False, persistent_workers=False,
+        pin_memory=device is not None and device.type == 'cuda', **config)
+    return loader
+
+
+def _collate(samples: list[tuple[torch.Tensor | None, int, str, str]]) -> Batch:
+    readable = [(image, target) for image, target, _, _ in samples if image is not None]
+    return Batch(
+        torch.stack([image for image, _ in readable]) if readable else None,
+        torch.tensor([target for _, target in readable], dtype=torch.int64),
+        [(name, reason) for image, _, name, reason in samples if image is None],
+    )
