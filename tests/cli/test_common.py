@@ -1,0 +1,69 @@
+import pytest
+import torch
+
+import timm_drnet
+from timm_drnet.cli.common import UserError, load_model, pick_device
+
+KWARGS = {'backbone': 'resnet10t', 'resolutions': (64, 32), 'predictor': 'inverted_residual'}
+
+
+def save(path, classes=3, key='state_dict'):
+    model = timm_drnet.create_drnet('resnet10t', resolutions=(64, 32), num_classes=classes,
+                                    predictor='inverted_residual')
+    torch.save({key: model.state_dict()}, path)
+    return model
+
+
+def test_checkpoint_of_a_training_run_is_loaded(tmp_path):
+    trained = save(tmp_path / 'last.pth.tar').eval()
+    model = load_model('drnet', 3, str(tmp_path / 'last.pth.tar'), **KWARGS)
+    x = torch.randn(2, 3, 64, 64)
+    assert not model.training
+    with torch.no_grad():
+        assert torch.equal(model(x), trained(x))
+
+
+def test_averaged_weights_are_preferred(tmp_path):
+    plain, averaged = save(tmp_path / 'a'), save(tmp_path / 'b')
+    torch.save({'state_dict': plain.state_dict(), 'state_dict_ema': averaged.state_dict()}, tmp_path / 'last.pth.tar')
+    model = load_model('drnet', 3, str(tmp_path / 'last.pth.tar'), **KWARGS)
+    torch.testing.assert_close(model.backbone.fc.weight, averaged.backbone.fc.weight)
+
+
+@pytest.mark.parametrize('content, words', [
+    (None, 'no such file'),
+    (b'', 'not a checkpoint'),
+    (b'neither zip nor pickle', 'not a checkpoint'),
+])
+def test_bad_checkpoint_is_named(tmp_path, content, words):
+    path = tmp_path / 'last.pth.tar'
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=words) as error:
+        load_model('drnet', 3, str(path), **KWARGS)
+    assert str(path) in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_damaged_safetensors_file_is_named(tmp_path):
+    path = tmp_path / 'model.safetensors'
+    path.write_bytes(b'\xff' * 64)
+    with pytest.raises(UserError, match='not a checkpoint'):
+        load_model('drnet', 3, str(path), **KWARGS)
+
+
+def test_checkpoint_of_other_classes_is_refused(tmp_path):
+    save(tmp_path / 'last.pth.tar', classes=4)
+    with pytest.raises(UserError, match='with 3 classes'):
+        load_model('drnet', 3, str(tmp_path / 'last.pth.tar'), **KWARGS)
+
+
+def test_model_without_weights_says_how_to_give_them():
+    with pytest.raises(UserError, match='--checkpoint'):
+        load_model('drnet_resnet50')
+
+
+def test_unknown_device_is_refused():
+    assert pick_device('cpu').type == 'cpu'
+    with pytest.raises(UserError, match='--device nonsense'):
+        pick_device('nonsense')

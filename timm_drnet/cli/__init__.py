@@ -1,0 +1,35 @@
+"""The ``timm-drnet`` command: one module per task, each with a parser and a function that runs it."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from ..version import __version__
+from . import flops, predict, validate
+from .common import UserError
+
+_COMMANDS = (predict, validate, flops)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: Arguments; those of the process by default.
+
+    Returns:
+        0, or 1 where the command did its work but part of the input was unusable, or 2 for bad input.
+    """
+    parser = argparse.ArgumentParser(prog='timm-drnet', description='Dynamic input resolution for CNNs.')
+    parser.add_argument('--version', action='version', version=f'%(prog)s {__version__}')
+    commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
+    for command in _COMMANDS:
+        command.add_parser(commands).set_defaults(run=command.run)
+    args = parser.parse_args(argv)
+    try:
+        return int(args.run(args))
+    except UserError as error:
+        print(f'timm-drnet {args.command}: {error}', file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130

@@ -1,0 +1,97 @@
+"""What the commands share: naming a model, and refusing bad input."""
+
+import argparse
+import pickle
+from typing import Any, TypeAlias
+
+import timm
+import torch
+from safetensors import SafetensorError
+from timm.models import load_checkpoint
+
+from .. import zoo  # registers the models
+from ..drnet import DRNet
+
+Subparsers: TypeAlias = 'argparse._SubParsersAction[argparse.ArgumentParser]'
+
+
+class UserError(Exception):
+    """Bad input, to be told in one line that names the argument, the value and the remedy."""
+
+
+def add_model_arguments(parser: argparse.ArgumentParser, positional: bool) -> None:
+    """Add the arguments that `load_model` reads.
+
+    Args:
+        parser: The parser of a command.
+        positional: Whether the model is a required positional argument, or an option with the shipped model as default.
+    """
+    text = 'a name from timm.list_models("*drnet*"), hf-hub:ORG/NAME or local-dir:PATH'
+    if positional:
+        parser.add_argument('model', metavar='MODEL', help=text)
+    else:
+        parser.add_argument('--model', metavar='MODEL', default=zoo.DEFAULT_MODEL, help=f'{text} (%(default)s)')
+    parser.add_argument('--model-kwargs', metavar='KEY=VALUE', nargs='*', default={}, action=timm.utils.ParseKwargs,
+                        help='arguments of the model, such as resolutions=(224,168,112)')
+    parser.add_argument('--num-classes', metavar='N', type=int, help='number of classes, if not the model\'s own')
+
+
+def load_model(
+        name: str,
+        num_classes: int | None = None,
+        checkpoint: str | None = None,
+        pretrained: bool = True,
+        **model_kwargs: Any,
+) -> DRNet:
+    """Create a DRNet for inference.
+
+    Args:
+        name: As timm.create_model takes it.
+        num_classes: Number of classes, if not the model's own.
+        checkpoint: A checkpoint of train.py or a safetensors file, instead of the registered weights; of a checkpoint
+            that holds both, the averaged weights are taken.
+        pretrained: Whether the model needs weights at all.
+        **model_kwargs: Arguments of the model.
+
+    Returns:
+        The model in eval mode.
+
+    Raises:
+        UserError: If there is no such model, it has no weights, or the checkpoint does not fit it.
+    """
+    own_weights = pretrained and checkpoint is None
+    try:
+        model = timm.create_model(name, pretrained=own_weights, num_classes=num_classes, **model_kwargs)
+    except (RuntimeError, ValueError, TypeError, OSError) as error:
+        hint = ' Give trained weights with --checkpoint.' if 'No pretrained weights' in str(error) else ''
+        raise UserError(f'cannot create model {name!r}: {_first_line(error)}{hint}') from error
+    if not isinstance(model, DRNet):
+        raise UserError(f'model {name!r} is a {type(model).__name__}, not a DRNet; see timm.list_models("*drnet*")')
+    if checkpoint is not None:
+        try:
+            load_checkpoint(model, checkpoint)
+        except FileNotFoundError as error:
+            raise UserError(f'--checkpoint {checkpoint}: no such file') from error
+        except (RuntimeError, KeyError, EOFError, OSError, pickle.UnpicklingError, SafetensorError) as error:
+            raise UserError(
+                f'--checkpoint {checkpoint}: not a checkpoint of {name!r} with {model.num_classes} classes'
+                f' ({_first_line(error)})') from error
+    return model.eval()
+
+
+def pick_device(name: str | None) -> torch.device:
+    """The named device, or the accelerator if there is one.
+
+    Raises:
+        UserError: If the device does not exist.
+    """
+    if name is None:
+        name = 'cuda' if torch.cuda.is_available() else 'cpu'
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f'--device {name}: {_first_line(error)}; use cpu') from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,170 @@
+"""``timm-drnet validate``: accuracy and cost on a folder of labelled images."""
+
+import argparse
+import dataclasses
+import json
+import os
+import pickle
+import sys
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from tqdm import tqdm
+
+from ..datasets import open_labelled_images
+from ..labelled_images import LabelledImages, data_config, make_loader
+from ..validation import Accuracy, Score, Validation, validate
+from .common import Subparsers, UserError, add_model_arguments, load_model, pick_device
+
+_NAMED = 10  # unreadable files named on the terminal
+
+
+def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
+    """Describe the command."""
+    parser = commands.add_parser(
+        'validate', help='measure accuracy and FLOPs on labelled images',
+        description='Measure accuracy and FLOPs on labelled images: of the model, of the same model held at each of'
+                    ' its resolutions, and of a router that gives the same shares of the resolutions to images drawn'
+                    ' at random.')
+    add_model_arguments(parser, positional=True)
+    add = parser.add_argument
+    add('data', metavar='DATA', help='a folder per class, or a folder with such a folder for the split')
+    add('--checkpoint', metavar='FILE', help='checkpoint of train.py, or safetensors file, to validate')
+    add('--dataset', metavar='NAME', default='', help='another kind of timm dataset, such as torch/cifar10')
+    add('--split', metavar='NAME', default='validation', help='split of the dataset (%(default)s)')
+    add('--class-map', metavar='FILE', default='', help='label of each class folder, as timm reads it: one name a line')
+    add('--limit', metavar='N', type=int, help='only the first N images')
+    add('--crop-pct', metavar='P', type=float, help="central part of an image to use (the model's own)")
+    add('-b', '--batch-size', metavar='N', type=int, default=64, help='images in a batch (%(default)s)')
+    add('-j', '--workers', metavar='N', type=int, default=min(4, os.cpu_count() or 1),
+        help='processes that read images (%(default)s)')
+    add('--device', metavar='NAME', help='cpu, cuda, cuda:1, ... (the accelerator, if there is one)')
+    add('--amp', action='store_true', help='autocast to bfloat16')
+    add('--channels-last', action='store_true', help='run in the channels_last memory format')
+    add('--seed', metavar='N', type=int, default=42, help='of the random router (%(default)s)')
+    add('--json', action='store_true', help='print JSON')
+    add('--output', metavar='FILE', help='also write the JSON to a file')
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, print, and tell what could not be read."""
+    _check(args)
+    device = pick_device(args.device)
+    model = load_model(
+        args.model, args.num_classes, args.checkpoint, **{**_trained_kwargs(args.checkpoint), **args.model_kwargs})
+    own = model.pretrained_cfg['num_classes']  # type: ignore[index]  # timm's attribute
+    if args.checkpoint is None and model.num_classes != own:
+        raise UserError(f'--num-classes {args.num_classes}: the weights of {args.model!r} are for {own} classes; give'
+                        ' others with --checkpoint')
+    memory_format = torch.channels_last if args.channels_last else torch.contiguous_format
+    model = model.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
+    try:
+        images = open_labelled_images(
+            args.data, model.num_classes, model.in_chans, args.dataset, args.split, args.class_map, args.limit)
+        config = data_config(model, args.crop_pct)
+        loader = make_loader(images, config, args.batch_size, args.workers, device)
+        with tqdm(loader, desc='validate', unit='batch', leave=False, disable=None) as progress:
+            result = validate(model, images.batches(progress), args.amp, args.channels_last, args.seed)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    except torch.cuda.OutOfMemoryError as error:
+        raise UserError(f'--batch-size {args.batch_size}: out of memory on {device}; use a smaller one') from error
+
+    report = json.dumps(_report(args, config, images, result), indent=2)
+    if args.output:
+        Path(args.output).write_text(report + '\n', encoding='utf-8')
+    print(report if args.json else _table(args.model, _source(args, images), result))
+    return _tell_unreadable(images)
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse what would only fail later, perhaps after a long measurement."""
+    for option, value, least in (
+            ('--batch-size', args.batch_size, 1), ('--workers', args.workers, 0), ('--limit', args.limit, 1),
+            ('--num-classes', args.num_classes, 1)):
+        if value is not None and value < least:
+            raise UserError(f'{option} {value}: use at least {least}')
+    if args.crop_pct is not None and not 0 < args.crop_pct <= 1:
+        raise UserError(f'--crop-pct {args.crop_pct}: use a fraction of the image, above 0 and up to 1')
+    if args.output:
+        output = Path(args.output)
+        if output.is_dir() or not os.access(output if output.exists() else output.parent, os.W_OK):
+            raise UserError(f'--output {output}: cannot write there; name a file in an existing folder')
+
+
+def _trained_kwargs(checkpoint: str | None) -> dict[str, Any]:
+    """The model's arguments that train.py recorded: weights alone tell neither the stage nor the resolutions."""
+    try:
+        return dict(timm.utils.load_checkpoint_metadata(checkpoint)['args'].model_kwargs)
+    except (AttributeError, KeyError, TypeError, OSError, EOFError, RuntimeError, pickle.UnpicklingError):
+        return {}  # there is none, or it holds nothing but weights; load_model tells one that cannot be read
+
+
+def _source(args: argparse.Namespace, images: LabelledImages) -> str:
+    if args.dataset:
+        return f'{args.dataset}, {args.split}'
+    return '/'.join(Path(images.dataset.reader.root).resolve().parts[-2:])
+
+
+def _report(
+        args: argparse.Namespace,
+        config: dict[str, Any],
+        images: LabelledImages,
+        result: Validation,
+) -> dict[str, Any]:
+    return {
+        'model': args.model,
+        'checkpoint': args.checkpoint,
+        'data': args.data,
+        'dataset': args.dataset,
+        'split': args.split,
+        'limit': args.limit,
+        'img_size': config['input_size'][-1],
+        'crop_pct': config['crop_pct'],
+        'interpolation': config['interpolation'],
+        'amp': args.amp,
+        'seed': args.seed,
+        **dataclasses.asdict(result),
+        'unreadable': [{'path': name, 'reason': reason} for name, reason in images.unreadable],
+    }
+
+
+def _table(model: str, source: str, result: Validation) -> str:
+    def line(name: str, score: Score | None, std: Accuracy | None = None) -> str:
+        if score is None:
+            return f'{name:<38}{"-":>8}'
+        cells = [f'{score.top1:8.2f} %', f'{score.top5:8.2f} %'] if std is None else [
+            f'{score.top1:.2f} ± {std.top1:.2f} %', f'{score.top5:.2f} ± {std.top5:.2f} %']
+        return f'{name:<31}{cells[0]:>17}{cells[1]:>17}{score.gflops:>12.4f}{100 * score.fraction:>12.1f} %'
+
+    largest = result.resolutions[0].resolution
+    width = len(str(largest))
+    lines = [f'{model} on {source}: {result.images:,} images, {result.num_classes:,} classes']
+    if result.stage == 'pretrain':
+        lines.append(f'pretrain stage: the resolution predictor is not in use, every image runs at {largest} px')
+    lines.append(f'{"":<31}{"top-1":>17}{f"top-{result.k}":>17}{"GFLOPs":>12}{"of largest":>14}')
+    lines.append(line('dynamic', result.dynamic))
+    routed = result.stage == 'joint'  # otherwise these rows would repeat the one above
+    for row in result.resolutions if routed else ():
+        lines.append(line(f'  {row.resolution:>{width}} px, {100 * row.share:5.1f} % of images', row.routed))
+    for row in result.resolutions:
+        lines.append(line(f'held at {row.resolution:>{width}} px', row.held))
+    if routed:
+        lines.append(line(f'random router, mean of {len(result.random.draws)}', result.random.mean, result.random.std))
+    return '\n'.join(lines)
+
+
+def _tell_unreadable(images: LabelledImages) -> int:
+    """Name the files that were left out; the exit code of the command."""
+    if not images.unreadable:
+        return 0
+    for name, reason in images.unreadable[:_NAMED]:
+        print(f'timm-drnet validate: skipped {name}: {reason}', file=sys.stderr)
+    if len(images.unreadable) > _NAMED:
+        print(f'timm-drnet validate: ... and {len(images.unreadable) - _NAMED} more', file=sys.stderr)
+    print(f'timm-drnet validate: {len(images.unreadable)} of {len(images)} images are unreadable and were not measured',
+          file=sys.stderr)
+    return 1
