@@ -1,0 +1,146 @@
+"""What the repository promises about itself: versions, dependencies, packaging, and imports that point one way."""
+
+import ast
+import importlib.metadata
+import importlib.resources
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+from timm_drnet.version import __version__
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / 'timm_drnet'
+PYPROJECT = (ROOT / 'pyproject.toml').read_text(encoding='utf-8')
+METADATA = tomllib.loads(PYPROJECT)
+
+# Lowest first. A module imports from layers below its own; the first pattern that fits is its layer.
+LAYERS = (
+    ('version', 'gumbel', 'norm', 'image_files'),
+    ('predictor', 'routing', 'cost', 'statistics', 'checkpoints'),
+    ('drnet',),
+    ('zoo', 'training', 'labels', 'image_reading', 'labelled_images'),
+    ('datasets', 'prediction', 'validation'),
+    ('contact_sheet',),
+    ('cli.common',),
+    ('cli.*',),
+    ('cli',),
+    ('',),  # the package itself, which re-exports the public surface
+)
+
+IMPORTED_AS = {'pillow': 'PIL'}  # where a distribution and its module differ in name
+
+
+def module_name(path: Path) -> str:
+    """Name of a module within the package: '' for the package itself, 'cli' for its subpackage."""
+    parts = path.relative_to(PACKAGE).with_suffix('').parts
+    return '.'.join(parts[:-1] if parts[-1] == '__init__' else parts)
+
+
+MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob('*.py'))}
+
+
+def layer(module: str) -> int:
+    for rank, patterns in enumerate(LAYERS):
+        if any(fnmatch(module, pattern) for pattern in patterns):
+            return rank
+    pytest.fail(f'Give the module {module!r} a place in LAYERS.')
+
+
+def imports(module: str, at_run_time: bool = False) -> Iterator[str]:
+    """Full names of what a module imports, such as 'timm.models.ResNet' or 'timm_drnet.norm.resize'."""
+    path = MODULES[module]
+    package = ['timm_drnet', *path.relative_to(PACKAGE).parent.parts]
+    pending: list[ast.AST] = [ast.parse(path.read_text(encoding='utf-8'))]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[:len(package) + 1 - node.level] if node.level else []
+            base = '.'.join([*base, *([node.module] if node.module else [])])
+            yield from (f'{base}.{alias.name}' for alias in node.names)
+        elif at_run_time and isinstance(node, ast.If) and ast.unparse(node.test) == 'TYPE_CHECKING':
+            pending.extend(node.orelse)
+        else:
+            pending.extend(ast.iter_child_nodes(node))
+
+
+def imported_modules(module: str) -> Iterator[str]:
+    """Modules of the package that a module imports when it runs."""
+    for name in imports(module, at_run_time=True):
+        package, _, inner = name.partition('.')
+        if package == 'timm_drnet':
+            while inner not in MODULES:  # a name within a module
+                inner = inner.rpartition('.')[0]
+            yield inner
+
+
+def test_import_reader_finds_what_is_there():
+    assert {'gumbel', 'norm', 'routing'} <= set(imported_modules('drnet'))
+    assert 'drnet' in imported_modules('cli.common')
+    assert 'timm_drnet.drnet.DRNet' in imports('cost')
+    assert 'drnet' not in imported_modules('cost')  # for its annotations only
+
+
+@pytest.mark.parametrize('module', MODULES)
+def test_imports_point_one_way(module):
+    upward = [other for other in imported_modules(module) if layer(other) >= layer(module)]
+    assert not upward, f'{module} may only import what stands below it'
+
+
+@pytest.mark.parametrize('module', MODULES)
+def test_no_import_of_private_timm_modules(module):
+    private = [name for name in imports(module) if re.match(r'timm\.(.*\.)?_', name)]
+    assert not private, 'import from the public timm package instead'
+
+
+def test_dependencies_are_what_is_imported():
+    declared = {re.match(r'[\w-]+', requirement).group() for requirement in METADATA['project']['dependencies']}
+    roots = {name.partition('.')[0] for module in MODULES for name in imports(module)}
+    third_party = roots - sys.stdlib_module_names - {'timm_drnet'}
+    assert {IMPORTED_AS.get(name, name) for name in declared} == third_party
+
+
+def test_every_floor_has_its_reason():
+    project = METADATA['project']
+    requirements = [*METADATA['build-system']['requires'], *project['dependencies']]
+    for extra in project['optional-dependencies'].values():
+        requirements += extra
+    lines = [line.strip() for line in PYPROJECT.splitlines()]
+    for requirement in requirements:
+        above = lines[lines.index(f'"{requirement}",') - 1]
+        assert '>=' in requirement
+        assert above.startswith('# '), f'say above {requirement} why it needs that version'
+
+
+def test_one_version_everywhere():
+    assert importlib.metadata.version('timm-drnet') == __version__
+    assert f'\n## [{__version__}]' in (ROOT / 'CHANGELOG.md').read_text(encoding='utf-8')
+    assert f'\nversion: {__version__}\n' in (ROOT / 'CITATION.cff').read_text(encoding='utf-8')
+
+
+def test_package_holds_its_data():
+    package = importlib.resources.files('timm_drnet')
+    assert package.joinpath('py.typed').is_file()
+    installed = {file.name for file in package.joinpath('weights').iterdir()}
+    assert {file.name for file in (PACKAGE / 'weights').iterdir()} <= installed
+    for module in MODULES:
+        if (PACKAGE / module.replace('.', '/') / '__init__.py').is_file():
+            assert importlib.resources.files(f'timm_drnet.{module}'.rstrip('.')).joinpath('__init__.py').is_file()
+
+
+def test_weights_are_small():
+    large = [file.name for file in (PACKAGE / 'weights').iterdir() if file.stat().st_size > 10_000_000]
+    assert not large, 'the package ships at most 10 MB a file'
+
+
+def test_ci_runs_the_readme_s_command():
+    command = 'pip install ".[test]" && pytest'
+    assert command in (ROOT / 'README.md').read_text(encoding='utf-8')
+    assert f"run '{command}'" in (ROOT / '.ci' / 'run').read_text(encoding='utf-8')
