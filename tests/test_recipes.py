@@ -60,7 +60,7 @@ def test_recipe_builds(path):
 
 
 @pytest.mark.parametrize('name', ['resnet50', 'resnet101'])
-@pytest.mark.parametrize('stage, epochs, decay', [('1-pretrain', 70, 20), ('2-joint', 100, 30)])
+@pytest.mark.parametrize(('stage', 'epochs', 'decay'), [('1-pretrain', 70, 20), ('2-joint', 100, 30)])
 def test_resnet_schedules_are_those_of_section_4_1(name, stage, epochs, decay):
     recipe, _, optimizer, scheduler, total = build(RECIPES / 'imagenet' / f'drnet_{name}-{stage}.yaml')
     assert (total, recipe['batch_size'], recipe['weight_decay'], recipe['momentum']) == (epochs, 256, 1e-4, 0.9)
@@ -70,8 +70,8 @@ def test_resnet_schedules_are_those_of_section_4_1(name, stage, epochs, decay):
         assert rate(scheduler, optimizer, epoch) == pytest.approx(0.1 * 0.1 ** (epoch // decay))
 
 
-@pytest.mark.parametrize('path', [f for f in FILES if 'joint' in f.stem], ids=lambda f: f.stem)
-def test_joint_recipes_train_the_predictor_at_a_tenth(path):
+@pytest.mark.parametrize('path', [f for f in IMAGENET if 'joint' in f.stem], ids=lambda f: f.stem)
+def test_imagenet_joint_recipes_train_the_predictor_at_a_tenth(path):
     recipe, model, optimizer, scheduler, _ = build(path)
     scheduler.step(recipe['warmup_epochs'] + 1)
     scheduler.step_update((recipe['warmup_epochs'] + 1) * 10)

@@ -5,12 +5,16 @@ norms. They depend on shapes alone, so a table is counted once, on zeros, when i
 """
 
 import copy
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from fvcore.nn import FlopCountAnalysis
 from torch import nn
+
+with warnings.catch_warnings():  # fvcore scripts a function when imported, which torch has deprecated
+    warnings.simplefilter('ignore', FutureWarning)
+    from fvcore.nn import FlopCountAnalysis
 
 if TYPE_CHECKING:
     from .drnet import DRNet
@@ -55,7 +59,7 @@ def cost_table(model: 'DRNet') -> tuple[CostRow, ...]:
             for r, flops in zip(model.resolutions, backbone, strict=True)
         )
         kept = model.__dict__['_cost_table'] = (key, rows)
-    return kept[1]  # type: ignore[no-any-return]  # kept as a plain attribute
+    return kept[1]
 
 
 def count_flops(module: nn.Module, in_chans: int, size: int) -> int:

@@ -209,6 +209,7 @@ class DRNet(nn.Module):
             return self._forward_pretrain(x)
         h = self._predict(x)
         choice = h.argmax(dim=1)
+        logits: torch.Tensor
         logits, counts = self._route(x, choice)
         self._statistics.add(counts, len(x))
         if self.training:
@@ -255,7 +256,8 @@ class DRNet(nn.Module):
             raise ValueError(
                 f'Invalid choice of shape {tuple(choice.shape)} and type {choice.dtype}: use one integer for each of'
                 f' the {len(x)} images.')
-        return self._route(x, choice.long())[0]
+        logits: torch.Tensor = self._route(x, choice.long())[0]
+        return logits
 
     def take_step(self) -> TrainingStep:
         """Hand over, once, what the last forward in training left for the loss.
@@ -322,7 +324,7 @@ class DRNet(nn.Module):
         self._leave_step(TrainingStep(candidate_logits=candidates))
         return candidates[0]
 
-    def _forward_traced(self, x: torch.fx.Proxy) -> torch.Tensor:
+    def _forward_traced(self, x: Any) -> torch.Tensor:
         """The joint forward for torch.fx, which has to be shown where the views' containers stand in the model."""
         branches = [self.branch(j) for j in range(len(self.resolutions))]
         paths = x.tracer.submodule_paths
@@ -374,7 +376,7 @@ class DRNet(nn.Module):
     def _check_index(self, index: int) -> int:
         if not 0 <= index < len(self.resolutions):
             raise ValueError(
-                f'Invalid choice {index}: the {len(self.resolutions)} candidates {self.resolutions} are counted from 0.')
+                f'Invalid choice {index}: there are {len(self.resolutions)} candidates, counted from 0.')
         return index
 
 

@@ -26,7 +26,13 @@ def create_predictor(kind: str, num_resolutions: int, in_chans: int = 3, **kwarg
         ValueError: If there is no such kind.
     """
     if kind == 'residual':
-        return ResNet(BasicBlock, layers=(1, 1, 1, 1), num_classes=num_resolutions, in_chans=in_chans, **kwargs)
+        return ResNet(
+            BasicBlock,  # type: ignore[arg-type]  # timm means the type
+            layers=(1, 1, 1, 1),
+            num_classes=num_resolutions,
+            in_chans=in_chans,
+            **kwargs,
+        )
     if kind == 'inverted_residual':
         predictor = EfficientNet(
             block_args=[[_inverted_residual(channels)] for channels in (24, 40, 80, 160)],
@@ -40,10 +46,12 @@ def create_predictor(kind: str, num_resolutions: int, in_chans: int = 3, **kwarg
         # EfficientNet's own range depends on the number of outputs, three here: it would settle every choice before
         # training begins. This is MobileNetV2's.
         nn.init.normal_(predictor.classifier.weight, std=0.01)
-        return predictor  # type: ignore[no-any-return]  # timm is not typed
+        return predictor
     raise ValueError(f'Invalid predictor {kind!r}: use one of {", ".join(map(repr, PREDICTOR_SIZES))}.')
 
 
 def _inverted_residual(channels: int) -> dict[str, Any]:
     """One downsampling MobileNetV2 block (expansion 6) in the terms of timm's EfficientNet builder."""
-    return {'block_type': 'ir', 'out_chs': channels, 'stride': 2, 'dw_kernel_size': 3, 'exp_ratio': 6.0, 'act_layer': None}
+    return {
+        'block_type': 'ir', 'out_chs': channels, 'stride': 2, 'dw_kernel_size': 3, 'exp_ratio': 6.0, 'act_layer': None,
+    }

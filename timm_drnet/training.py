@@ -90,9 +90,13 @@ def _complete_task_loss(task: TrainingTask, args: Any, kwargs: Any, result: dict
     model = unwrap_model(task.get_trainable_module())
     if model.training:
         target = kwargs['target'] if 'target' in kwargs else args[1]
-        further = _further_loss(model, getattr(task, 'criterion', None), target)
+        further = _further_loss(model, getattr(task, 'criterion', _no_criterion), target)
         result['loss'] = result['loss'] + further
         result['drnet_loss'] = further.detach()
+
+
+def _no_criterion(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    raise NotImplementedError  # only the pretrain stage calls it, for which a task without one is refused
 
 
 def _watch_tasks(module: nn.Module, name: str, submodule: nn.Module | None) -> None:

@@ -95,7 +95,7 @@ def _create_drnet(
         size = check_resolutions(kwargs['resolutions'])[0]
         if size != cfg.input_size[-1]:
             cfg = dataclasses.replace(cfg, input_size=(cfg.input_size[0], size, size), pool_size=None)
-    return build_model_with_cfg(  # type: ignore[no-any-return]  # timm is not typed
+    return build_model_with_cfg(
         _build,
         variant,
         pretrained,
@@ -121,7 +121,7 @@ def _cfg_of_backbone(backbone: str) -> dict[str, Any]:
     plain = get_pretrained_cfg(backbone)
     if plain is None:
         raise ValueError(f'Unknown backbone {backbone!r}: use a name from timm.list_models().')
-    cfg = plain.to_dict(remove_source=True)
+    cfg: dict[str, Any] = plain.to_dict(remove_source=True)
     for key in ('architecture', 'tag', 'test_input_size', 'test_pool_size', 'test_crop_pct', 'min_input_size'):
         cfg.pop(key, None)
     for key in ('first_conv', 'classifier'):

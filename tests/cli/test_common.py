@@ -1,7 +1,10 @@
+from argparse import Namespace
+
 import pytest
 import torch
 
 import timm_drnet
+from timm_drnet.cli import main
 from timm_drnet.cli.common import UserError, load_model, pick_device
 
 KWARGS = {'backbone': 'resnet10t', 'resolutions': (64, 32), 'predictor': 'inverted_residual'}
@@ -30,7 +33,7 @@ def test_averaged_weights_are_preferred(tmp_path):
     torch.testing.assert_close(model.backbone.fc.weight, averaged.backbone.fc.weight)
 
 
-@pytest.mark.parametrize('content, words', [
+@pytest.mark.parametrize(('content', 'words'), [
     (None, 'no such file'),
     (b'', 'not a checkpoint'),
     (b'neither zip nor pickle', 'not a checkpoint'),
@@ -67,3 +70,18 @@ def test_unknown_device_is_refused():
     assert pick_device('cpu').type == 'cpu'
     with pytest.raises(UserError, match='--device nonsense'):
         pick_device('nonsense')
+
+
+def test_arguments_recorded_by_a_training_run_are_the_defaults(tmp_path):
+    model = timm_drnet.create_drnet('resnet10t', num_classes=3, **{k: v for k, v in KWARGS.items() if k != 'backbone'})
+    recorded = Namespace(model_kwargs={**KWARGS, 'stage': 'pretrain', 'tau': 2.0})
+    torch.save({'state_dict': model.state_dict(), 'args': recorded}, tmp_path / 'last.pth.tar')
+    loaded = load_model('drnet', 3, str(tmp_path / 'last.pth.tar'), tau=3.0)
+    assert (loaded.resolutions, loaded.stage, loaded.tau) == ((64, 32), 'pretrain', 3.0)
+
+
+def test_positional_argument_behind_model_kwargs_is_a_usage_error(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(['predict', '--model-kwargs', 'tau=2', 'photo.jpg'])
+    assert stop.value.code == 2
+    assert '--model-kwargs photo.jpg: use KEY=VALUE' in capsys.readouterr().err

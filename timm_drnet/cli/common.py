@@ -2,6 +2,7 @@
 
 import argparse
 import pickle
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import timm
@@ -14,9 +15,27 @@ from ..drnet import DRNet
 
 Subparsers: TypeAlias = 'argparse._SubParsersAction[argparse.ArgumentParser]'
 
+_UNREADABLE = (RuntimeError, EOFError, OSError, pickle.UnpicklingError, SafetensorError)
+
 
 class UserError(Exception):
     """Bad input, to be told in one line that names the argument, the value and the remedy."""
+
+
+class _ModelKwargs(timm.utils.ParseKwargs):
+    """timm's KEY=VALUE arguments, with a usage error for what is none, such as the positional argument behind them."""
+
+    def __call__(
+            self,
+            parser: argparse.ArgumentParser,
+            namespace: argparse.Namespace,
+            values: str | Sequence[Any] | None,
+            option_string: str | None = None,
+    ) -> None:
+        for value in values or ():
+            if '=' not in value:
+                parser.error(f'{option_string} {value}: use KEY=VALUE, behind all other arguments')
+        super().__call__(parser, namespace, values, option_string)  # type: ignore[no-untyped-call]
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, positional: bool) -> None:
@@ -31,9 +50,9 @@ def add_model_arguments(parser: argparse.ArgumentParser, positional: bool) -> No
         parser.add_argument('model', metavar='MODEL', help=text)
     else:
         parser.add_argument('--model', metavar='MODEL', default=zoo.DEFAULT_MODEL, help=f'{text} (%(default)s)')
-    parser.add_argument('--model-kwargs', metavar='KEY=VALUE', nargs='*', default={}, action=timm.utils.ParseKwargs,
+    parser.add_argument('--model-kwargs', metavar='KEY=VALUE', nargs='*', default={}, action=_ModelKwargs,
                         help='arguments of the model, such as resolutions=(224,168,112)')
-    parser.add_argument('--num-classes', metavar='N', type=int, help='number of classes, if not the model\'s own')
+    parser.add_argument('--num-classes', metavar='N', type=int, help="number of classes, if not the model's own")
 
 
 def load_model(
@@ -49,7 +68,8 @@ def load_model(
         name: As timm.create_model takes it.
         num_classes: Number of classes, if not the model's own.
         checkpoint: A checkpoint of train.py or a safetensors file, instead of the registered weights; of a checkpoint
-            that holds both, the averaged weights are taken.
+            that holds both, the averaged weights are taken. The arguments of the model that train.py recorded in it,
+            such as its stage, are the defaults of the others.
         pretrained: Whether the model needs weights at all.
         **model_kwargs: Arguments of the model.
 
@@ -60,6 +80,8 @@ def load_model(
         UserError: If there is no such model, it has no weights, or the checkpoint does not fit it.
     """
     own_weights = pretrained and checkpoint is None
+    if checkpoint is not None:
+        model_kwargs = {**_recorded_kwargs(checkpoint), **model_kwargs}
     try:
         model = timm.create_model(name, pretrained=own_weights, num_classes=num_classes, **model_kwargs)
     except (RuntimeError, ValueError, TypeError, OSError) as error:
@@ -72,7 +94,7 @@ def load_model(
             load_checkpoint(model, checkpoint)
         except FileNotFoundError as error:
             raise UserError(f'--checkpoint {checkpoint}: no such file') from error
-        except (RuntimeError, KeyError, EOFError, OSError, pickle.UnpicklingError, SafetensorError) as error:
+        except (KeyError, *_UNREADABLE) as error:
             raise UserError(
                 f'--checkpoint {checkpoint}: not a checkpoint of {name!r} with {model.num_classes} classes'
                 f' ({_first_line(error)})') from error
@@ -91,6 +113,14 @@ def pick_device(name: str | None) -> torch.device:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         raise UserError(f'--device {name}: {_first_line(error)}; use cpu') from error
+
+
+def _recorded_kwargs(checkpoint: str) -> dict[str, Any]:
+    """The model's arguments that train.py recorded: weights alone tell neither the stage nor the resolutions."""
+    try:
+        return dict(timm.utils.load_checkpoint_metadata(checkpoint)['args'].model_kwargs)
+    except (AttributeError, KeyError, TypeError, *_UNREADABLE):
+        return {}  # weights alone; a file that cannot be read is told when it is loaded
 
 
 def _first_line(error: BaseException) -> str:

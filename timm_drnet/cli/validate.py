@@ -4,12 +4,10 @@ import argparse
 import dataclasses
 import json
 import os
-import pickle
 import sys
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from tqdm import tqdm
 
@@ -27,7 +25,7 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
         'validate', help='measure accuracy and FLOPs on labelled images',
         description='Measure accuracy and FLOPs on labelled images: of the model, of the same model held at each of'
                     ' its resolutions, and of a router that gives the same shares of the resolutions to images drawn'
-                    ' at random.')
+                    ' at random. The exit code is 1 if an image was unreadable.')
     add_model_arguments(parser, positional=True)
     add = parser.add_argument
     add('data', metavar='DATA', help='a folder per class, or a folder with such a folder for the split')
@@ -53,8 +51,7 @@ def run(args: argparse.Namespace) -> int:
     """Measure, print, and tell what could not be read."""
     _check(args)
     device = pick_device(args.device)
-    model = load_model(
-        args.model, args.num_classes, args.checkpoint, **{**_trained_kwargs(args.checkpoint), **args.model_kwargs})
+    model = load_model(args.model, args.num_classes, args.checkpoint, **args.model_kwargs)
     own = model.pretrained_cfg['num_classes']  # type: ignore[index]  # timm's attribute
     if args.checkpoint is None and model.num_classes != own:
         raise UserError(f'--num-classes {args.num_classes}: the weights of {args.model!r} are for {own} classes; give'
@@ -93,14 +90,6 @@ def _check(args: argparse.Namespace) -> None:
         output = Path(args.output)
         if output.is_dir() or not os.access(output if output.exists() else output.parent, os.W_OK):
             raise UserError(f'--output {output}: cannot write there; name a file in an existing folder')
-
-
-def _trained_kwargs(checkpoint: str | None) -> dict[str, Any]:
-    """The model's arguments that train.py recorded: weights alone tell neither the stage nor the resolutions."""
-    try:
-        return dict(timm.utils.load_checkpoint_metadata(checkpoint)['args'].model_kwargs)
-    except (AttributeError, KeyError, TypeError, OSError, EOFError, RuntimeError, pickle.UnpicklingError):
-        return {}  # there is none, or it holds nothing but weights; load_model tells one that cannot be read
 
 
 def _source(args: argparse.Namespace, images: LabelledImages) -> str:
