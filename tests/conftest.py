@@ -1,0 +1,109 @@
+"""Tiny models and independent plain ones, shared by the tests of the core."""
+
+import re
+
+import pytest
+import timm
+import torch
+from torch.nn.modules.batchnorm import _BatchNorm
+
+import timm_drnet
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    """The same random numbers in every run and order of the tests."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def make_tiny():
+    """Function that creates a DRNet of well under a million parameters at 64, 48 and 32 px, with five classes."""
+
+    def make(backbone='test_resnet', seed=0, **kwargs):
+        torch.manual_seed(seed)
+        args = {
+            'resolutions': (64, 48, 32), 'predictor': 'inverted_residual', 'predictor_size': 32, 'num_classes': 5,
+            **kwargs,
+        }
+        return timm_drnet.create_drnet(backbone, **args)
+
+    return make
+
+
+@pytest.fixture
+def tiny(make_tiny, shake):
+    """A tiny DRNet in eval mode whose norms all differ."""
+    return shake(make_tiny()).eval()
+
+
+@pytest.fixture
+def shake():
+    """Function that gives every norm of a model random weights and statistics, and returns the model."""
+
+    def shake(model, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for module in model.modules():
+                if isinstance(module, _BatchNorm):
+                    module.weight.uniform_(0.5, 1.5, generator=generator)
+                    module.bias.normal_(0, 0.2, generator=generator)
+                    module.running_mean.normal_(0, 0.2, generator=generator)
+                    module.running_var.uniform_(0.5, 2, generator=generator)
+        return model
+
+    return shake
+
+
+@pytest.fixture
+def images():
+    """Function that draws normal images."""
+
+    def images(n, size=64, channels=3, seed=1):
+        return torch.randn(n, channels, size, size, generator=torch.Generator().manual_seed(seed))
+
+    return images
+
+
+@pytest.fixture
+def spread_choices():
+    """Function that fits the predictor's classifier so that given images get the choices 0, 1, 2, 0, 1, 2, ..."""
+
+    def spread_choices(model, x):
+        wanted = torch.arange(len(x)) % len(model.resolutions)
+        classifier = model.predictor.get_classifier()
+        training = model.training
+        model.eval()
+        with torch.no_grad():
+            size = (model.predictor_size, model.predictor_size)
+            small = torch.nn.functional.interpolate(x, size, mode='bilinear', align_corners=False)
+            features = model.predictor.forward_head(model.predictor.forward_features(small), pre_logits=True)
+            mean = features.mean(dim=0)
+            scores = torch.nn.functional.one_hot(wanted, len(model.resolutions)).float()
+            weight = (torch.linalg.pinv(features - mean) @ (scores - scores.mean(dim=0))).T
+            classifier.weight.copy_(weight)
+            classifier.bias.copy_(-weight @ mean)
+            assert torch.equal(model.predict_resolution(x), wanted)
+        model.train(training)
+        return wanted
+
+    return spread_choices
+
+
+@pytest.fixture
+def make_plain():
+    """Function that builds a plain timm model with the weights of one branch, without the package's own views."""
+
+    def make(model, index, name='test_resnet', **kwargs):
+        state = {}
+        for key, value in model.backbone.state_dict().items():
+            norm = re.fullmatch(r'(.+)\.norms\.(\d+)\.(.+)', key)
+            if norm is None:
+                state[key] = value.clone()
+            elif int(norm[2]) == index:
+                state[f'{norm[1]}.{norm[3]}'] = value.clone()
+        plain = timm.create_model(name, num_classes=model.num_classes, in_chans=model.in_chans, **kwargs)
+        plain.load_state_dict(state)
+        return plain.train(model.training)
+
+    return make
