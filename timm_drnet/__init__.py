@@ -3,12 +3,14 @@
 from .cost import CostRow, cost_table
 from .drnet import DRNet
 from .training import flops_loss, install_task_hook, training_loss
+from .version import __version__
 from .zoo import DEFAULT_MODEL, create_drnet
 
 __all__ = [
     'DEFAULT_MODEL',
     'CostRow',
     'DRNet',
+    '__version__',
     'cost_table',
     'create_drnet',
     'flops_loss',
