@@ -10,6 +10,12 @@ from torchvision.models.feature_extraction import create_feature_extractor, get_
 
 import timm_drnet
 
+# TorchScript is deprecated, yet timm's users still export with it; fx notes that the two modes have different nodes.
+pytestmark = [
+    pytest.mark.filterwarnings('ignore:`torch.jit:FutureWarning'),
+    pytest.mark.filterwarnings('ignore:NOTE. The nodes obtained:UserWarning'),
+]
+
 
 @pytest.fixture(autouse=True)
 def fresh_dynamo():
