@@ -8,7 +8,8 @@ from torchvision.datasets import ImageFolder
 
 import timm_drnet
 from timm_drnet.datasets import open_labelled_images
-from timm_drnet.labelled_images import DataError, LabelledImages, data_config, make_loader
+from timm_drnet.image_reading import data_config
+from timm_drnet.labelled_images import DataError, LabelledImages, make_loader
 
 CONFIG = {
     'input_size': (3, 32, 32), 'interpolation': 'bilinear', 'mean': (0.0,) * 3, 'std': (1.0,) * 3, 'crop_pct': 1.0,

@@ -5,6 +5,7 @@ import statistics
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL
@@ -56,6 +57,26 @@ def open_image(path: str | Path, mode: str = 'RGB', side: int | None = None) -> 
         raise UnreadableImageError(_reason(error, path)) from error
 
 
+def data_config(model: DRNet, crop_pct: float | None = None) -> dict[str, Any]:
+    """How to prepare images for a DRNet: timm's configuration of the model, at its largest resolution.
+
+    Args:
+        model: The model.
+        crop_pct: Central part of the image to use, if not the model's own.
+
+    Returns:
+        Arguments of timm's ``create_loader`` and ``create_transform``.
+    """
+    # The size in the model's configuration need not be the one that it was created with.
+    size = model.resolutions[0]
+    config: dict[str, Any] = resolve_data_config(
+        {'input_size': (model.in_chans, size, size), 'crop_pct': crop_pct}, model=model)
+    for key in ('mean', 'std'):
+        if len(config[key]) != model.in_chans:
+            config[key] = (statistics.fmean(config[key]),) * model.in_chans  # as timm's loader adapts them
+    return config
+
+
 def image_loader(model: DRNet) -> Callable[[Path], torch.Tensor]:
     """How an image file becomes the input of a model: timm's evaluation transform at the largest resolution.
 
@@ -71,11 +92,7 @@ def image_loader(model: DRNet) -> Callable[[Path], torch.Tensor]:
     channels, side = model.in_chans, model.resolutions[0]
     if channels not in (1, 3):
         raise ValueError(f'The model takes images of {channels} channels; use one for grey (1) or RGB (3) images.')
-    # The size in the configuration need not be that of a model created with other resolutions.
-    config = resolve_data_config({'input_size': (channels, side, side)}, model=model)
-    for key in ('mean', 'std'):
-        if len(config[key]) != channels:
-            config[key] = (statistics.fmean(config[key]),) * channels  # as timm's loader adapts them
+    config = data_config(model)
     transform = create_transform(**config)
 
     def load(path: Path) -> torch.Tensor:

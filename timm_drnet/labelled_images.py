@@ -9,10 +9,8 @@ from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
-from timm.data import ImageDataset, create_loader, resolve_data_config
+from timm.data import ImageDataset, create_loader
 from torch.utils.data import DataLoader, Dataset
-
-from .drnet import DRNet
 
 
 class DataError(ValueError):
@@ -93,26 +91,6 @@ class LabelledImages(Dataset[tuple[torch.Tensor | None, int, str, str]]):
             return str(self.dataset.filename(index))
         except AttributeError:  # a torchvision dataset
             return f'image {index}'
-
-
-def data_config(model: DRNet, crop_pct: float | None = None) -> dict[str, Any]:
-    """How to prepare images for a DRNet: timm's configuration of the model, at its largest resolution.
-
-    Args:
-        model: The model.
-        crop_pct: Central part of the image to use, if not the model's own.
-
-    Returns:
-        Arguments of timm's ``create_loader`` and ``create_transform``.
-    """
-    # The size in the model's configuration need not be the one that it was created with.
-    size = model.resolutions[0]
-    config: dict[str, Any] = resolve_data_config(
-        {'input_size': (model.in_chans, size, size), 'crop_pct': crop_pct}, model=model)
-    for key in ('mean', 'std'):
-        if len(config[key]) != model.in_chans:
-            config[key] = (sum(config[key]) / len(config[key]),) * model.in_chans
-    return config
 
 
 def make_loader(

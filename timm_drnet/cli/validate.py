@@ -12,7 +12,8 @@ import torch
 from tqdm import tqdm
 
 from ..datasets import open_labelled_images
-from ..labelled_images import LabelledImages, data_config, make_loader
+from ..image_reading import data_config
+from ..labelled_images import LabelledImages, make_loader
 from ..validation import Accuracy, Score, Validation, validate
 from .common import Subparsers, UserError, add_model_arguments, load_model, pick_device
 
