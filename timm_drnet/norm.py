@@ -85,7 +85,7 @@ def convert_norms(module: nn.Module, num_resolutions: int) -> int:
 def branch_view(module: nn.Module, index: int, guard_single_value: bool = False) -> nn.Module:
     """The module as it is at one candidate resolution, sharing all weights.
 
-    Views are cheap (0.3 ms for ResNet-50) and are built when needed: one that is never kept can never be stale after
+    Views are cheap, as no weight is copied, and are built when needed: one that is never kept can never be stale after
     ``reset_classifier``, ``convert_sync_batchnorm``, ``train()`` or any other change to the module.
 
     Args:

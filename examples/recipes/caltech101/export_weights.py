@@ -1,7 +1,7 @@
 """Turn a checkpoint of train.py into the safetensors file that ships inside the package.
 
-Convolutions and the classifier are stored in half precision, which halves the download and changes no decision that
-matters; norms, which hold statistics, and biases stay in single precision.
+Convolutions and the classifier are stored in half precision, which halves the download; norms, which hold statistics,
+and biases stay in single precision.
 
     python export_weights.py output/3-joint/last.pth.tar drnet_resnet18d_050.caltech101.safetensors
 """
