@@ -1,6 +1,9 @@
 """Tiny models and independent plain ones, shared by the tests of the core."""
 
+import os
 import re
+
+os.environ['HF_ENDPOINT'] = 'http://127.0.0.1:9'  # read at import: no test may depend on the real Hub
 
 import pytest
 import timm

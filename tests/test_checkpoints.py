@@ -5,6 +5,7 @@ import timm
 import torch
 import torch.nn.functional as F
 
+import timm_drnet
 from timm_drnet.checkpoints import checkpoint_filter_fn
 
 SMALL = {'channels': (16, 24, 32, 40)}
@@ -49,8 +50,10 @@ def test_every_branch_starts_as_the_plain_model(make_tiny, plain, images, resolu
     x = images(3)
     for j, r in enumerate(model.resolutions):
         torch.testing.assert_close(model.forward_at(x, j), plain(small(x, r)))
+    assert torch.equal(model(x), model.forward_at(x, 0))
+    assert model.predict_resolution(x).tolist() == [0, 0, 0]
     for key, value in model.predictor.state_dict().items():
-        assert torch.equal(value, predictor[key])
+        assert torch.equal(value, predictor[key]) != key.startswith('classifier.')
 
 
 def test_branches_do_not_share_the_norms_they_start_from(make_tiny, plain):
@@ -96,6 +99,37 @@ def test_load_through_timm_with_one_channel(load, plain):
     torch.testing.assert_close(model.backbone.conv1.weight, plain.conv1.weight.sum(dim=1, keepdim=True))
     assert model.predictor.conv1.weight.shape[1] == 1
     assert model(torch.randn(2, 1, 64, 64)).shape == (2, 7)
+
+
+def test_untrained_predictor_is_told_once(make_tiny, plain, caplog):
+    for stage, expected in (('pretrain', 0), ('joint', 1)):  # the pretrain stage has no use for the predictor
+        model = make_tiny('resnet18', num_classes=7, stage=stage, **SMALL)
+        caplog.clear()
+        model.load_state_dict(checkpoint_filter_fn(plain.state_dict(), model))
+        assert caplog.text.count('the resolution predictor is untrained: it chooses 64 px for every image') == expected
+
+
+def test_started_predictor_learns(make_tiny, plain, images):
+    model = make_tiny('resnet18', num_classes=7, **SMALL).train()
+    model.load_state_dict(checkpoint_filter_fn(plain.state_dict(), model))
+    torch.manual_seed(0)
+    for _ in range(2):
+        timm_drnet.training_loss(model, F.cross_entropy, model(images(8)), torch.arange(8) % 7).backward()
+        with torch.no_grad():
+            for parameter in model.predictor.parameters():
+                parameter -= 0.1 * parameter.grad
+    assert all(parameter.grad.abs().max() > 0 for parameter in model.predictor.parameters())
+
+
+@pytest.mark.parametrize(('saved', 'wanted'), [
+    ({}, {'resolutions': (64, 48)}), ({}, {'resolutions': (96, 64, 48, 32)}), ({}, {'resolution_aware_norm': False}),
+    ({'resolution_aware_norm': False}, {})])
+def test_weights_for_another_number_of_resolutions_are_refused(make_tiny, saved, wanted):
+    state, model = make_tiny(**saved).state_dict(), make_tiny(**wanted)
+    sets = len(model.resolutions) if model.resolution_aware_norm else 1
+    expected = f'norms for {1 if saved else 3} resolutions, but the model has {sets} sets.*resolutions=.*Give the arg'
+    with pytest.raises(ValueError, match=expected):
+        checkpoint_filter_fn(state, model)
 
 
 def test_wrong_weights_are_refused(make_tiny, plain):

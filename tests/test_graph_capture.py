@@ -2,10 +2,12 @@
 
 import copy
 import io
+import pickle
 
 import pytest
 import timm
 import torch
+from torch._dynamo.testing import CompileCounter
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 import timm_drnet
@@ -75,29 +77,92 @@ def test_scripting_leaves_the_model_alone(routed):
     assert list(model.state_dict()) == keys
 
 
-def test_compiled_evaluation_does_not_compile_again_for_other_shares(routed):
+WAYS = {
+    'torch.compile(model)': lambda model, backend: torch.compile(model, backend=backend),
+    'model.compile()': lambda model, backend: model.compile(backend=backend) or model,
+}
+
+
+@pytest.mark.parametrize('way', WAYS)
+def test_compilations_do_not_grow_with_batch_sizes_and_shares(routed, way):
     model, x = routed
-    compiled = torch.compile(model, backend='eager')
+    eager = copy.deepcopy(model)
+    counter = CompileCounter()
+    compiled = WAYS[way](model, counter)
     with torch.no_grad():
-        for batch in (x, x[:6]):  # the second makes the batch size dynamic
-            torch.testing.assert_close(compiled(batch), model(batch))
-        with torch._dynamo.config.patch(error_on_recompile=True):
-            for batch in (x[[0, 0, 1, 2]], x[[1, 1, 1, 1]], x[[2, 1, 2, 1, 2]]):
-                torch.testing.assert_close(compiled(batch), model(batch))
+        for order in ([*range(9)] * 6, [*range(9)] * 8, [0] * 4 + [1] * 3 + [2] * 2, [0], [1], [2]):
+            compiled(x[order])
+        # Predictor and three branches, each for the size that it saw first, for others, for a single image, and, as
+        # torch would have it, for 16 images and more.
+        seen = counter.frame_count
+        assert 8 < seen <= 16
+        for n in (5, 6, 10, 11, 17, 23, 90):
+            batch = x[torch.randint(len(x), (n,))]
+            torch.testing.assert_close(compiled(batch), eager(batch))
+        assert counter.frame_count == seen
 
 
-def test_compiled_training(make_tiny, images):
+def test_compile_counts_for_every_way_into_the_model(routed):
+    model, x = routed
+    choice = torch.arange(len(x)) % 3
+    expected = model.forward_at(x, choice), model.forward_at(x, 1), model.predict_resolution(x)
+    counter = CompileCounter()
+    model.compile(backend=counter)
+    with torch.no_grad():
+        torch.testing.assert_close(model.forward_at(x, choice), expected[0])
+        assert counter.frame_count == 3
+        torch.testing.assert_close(model.forward_at(x, 1), expected[1])
+        assert torch.equal(model.predict_resolution(x), expected[2])
+    assert counter.frame_count == 5  # the same branch with another batch size, and the predictor
+
+
+def test_compiled_model_follows_changes(routed):
+    model, x = routed
+    model.compile(backend='eager')
+    with torch.no_grad():
+        model(x)
+        model.reset_classifier(3)
+        next(model.backbone.parameters()).mul_(2)
+        eager = copy.deepcopy(model)
+        assert eager._compiled == {}
+        torch.testing.assert_close(model(x), eager(x))
+        pickled = pickle.loads(pickle.dumps(model))
+        torch.testing.assert_close(pickled(x), eager(x))
+
+
+@pytest.mark.parametrize('stage', ['joint', 'pretrain'])
+@pytest.mark.parametrize('way', WAYS)
+def test_compiled_training(make_tiny, images, stage, way):
     results = []
     for compile in (False, True):
-        model = make_tiny(alpha=0.001).train()
-        forward = torch.compile(model, backend='eager') if compile else model
+        model = make_tiny(alpha=0.001, stage=stage).train()
+        counter = CompileCounter()
+        forward = WAYS[way](model, counter) if compile else model
         torch.manual_seed(0)
-        target = torch.tensor([0, 1, 2, 3])
-        output = forward(images(4))
-        loss = timm_drnet.training_loss(forward, torch.nn.CrossEntropyLoss(), output, target)
-        loss.backward()
-        results.append((loss.detach(), {name: p.grad for name, p in model.named_parameters()}))
+        for n in (6, 2, 5):  # some branches get a single image
+            output = forward(images(n))
+            loss = timm_drnet.training_loss(forward, torch.nn.CrossEntropyLoss(), output, torch.arange(n) % 5)
+            loss.backward()
+        assert (counter.frame_count > 0) == compile
+        gradients = {name: p.grad for name, p in model.named_parameters()}
+        results.append((loss.detach(), gradients, dict(model.named_buffers())))
     torch.testing.assert_close(results[1], results[0])
+
+
+def test_training_and_evaluation_stay_within_the_graphs_that_torch_keeps(make_tiny, images):
+    model = make_tiny(alpha=0.001)
+    compiled = torch.compile(model, backend='eager')
+    criterion = torch.nn.CrossEntropyLoss()
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        for epoch in range(2):
+            model.train()
+            for n in (8, 2, 5 + epoch):
+                output = compiled(images(n))
+                timm_drnet.training_loss(model, criterion, output, torch.arange(n) % 5).backward()
+            model.eval()
+            with torch.no_grad():
+                for n in (8, 1, 5 + epoch):
+                    compiled(images(n))
 
 
 @pytest.mark.parametrize('backbone', ['test_resnet', 'test_efficientnet'])

@@ -99,7 +99,28 @@ def test_unknown_argument_is_refused(create):
 def test_all_models_are_registered():
     assert timm.list_models('drnet*') == [
         'drnet', 'drnet_mobilenetv2', 'drnet_resnet18d_050', 'drnet_resnet50', 'drnet_resnet101']
-    assert timm.list_models('drnet*', pretrained=True) == [timm_drnet.DEFAULT_MODEL]
+    assert timm.list_models('drnet*', pretrained=True) == [
+        'drnet_mobilenetv2.ra_in1k', timm_drnet.DEFAULT_MODEL, 'drnet_resnet50.mindspore_in1k',
+        'drnet_resnet50.tv_in1k', 'drnet_resnet101.tv_in1k']
+
+
+@pytest.mark.parametrize(('name', 'tag'), [
+    ('drnet_resnet50', 'mindspore_in1k'), ('drnet_resnet101', 'tv_in1k'), ('drnet_mobilenetv2', 'ra_in1k')])
+def test_default_tags(name, tag):
+    assert timm.create_model(name, device='meta').pretrained_cfg['tag'] == tag
+
+
+@pytest.mark.parametrize(('name', 'plain'), [
+    ('drnet_resnet50.tv_in1k', 'resnet50.tv_in1k'), ('drnet_resnet101.tv_in1k', 'resnet101.tv_in1k'),
+    ('drnet_mobilenetv2.ra_in1k', 'mobilenetv2_100.ra_in1k')])
+def test_tag_of_a_plain_backbone_has_its_configuration(name, plain):
+    model = timm.create_model(name, device='meta')
+    expected = timm.models.get_pretrained_cfg(plain)
+    for key in ('hf_hub_id', 'mean', 'std', 'interpolation', 'crop_pct', 'input_size', 'license'):
+        assert model.pretrained_cfg[key] == getattr(expected, key)
+    state = model.state_dict()
+    assert model.pretrained_cfg['classifier'] + '.weight' in state
+    assert model.pretrained_cfg['first_conv'] + '.weight' in state
 
 
 @pytest.mark.parametrize(('name', 'resolutions', 'predictor_size', 'size'), [

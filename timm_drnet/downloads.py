@@ -7,7 +7,6 @@ cut for the end of the file, the latter compares sizes. Both keep what they got.
 import hashlib
 import http.client
 import logging
-import os
 import posixpath
 import re
 from pathlib import Path
@@ -15,7 +14,8 @@ from urllib.parse import urlsplit
 
 import torch
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+from safetensors import SafetensorError, safe_open
 
 _logger = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ SAFETENSORS = 'model.safetensors'
 """The name of the weights in a repository of the Hub."""
 
 
-def download(url: str, sha256: str, cache_dir: str | os.PathLike[str] | None = None) -> Path:
+def download(url: str, sha256: str, cache_dir: str | Path | None = None) -> Path:
     """Download a file once.
 
     Args:
@@ -58,7 +58,7 @@ def download(url: str, sha256: str, cache_dir: str | os.PathLike[str] | None = N
 def check_hub_weights(
         model_id: str,
         filename: str | None = None,
-        cache_dir: str | os.PathLike[str] | None = None,
+        cache_dir: str | Path | None = None,
 ) -> None:
     """Bring the weights of a repository into the Hub's cache, and check them.
 
@@ -71,7 +71,8 @@ def check_hub_weights(
         cache_dir: The Hub's cache, if not the usual one.
 
     Raises:
-        RuntimeError: If the repository has no such file, or its content is not what the Hub announced.
+        RuntimeError: If the repository has no such file, the connection broke, or the content is not what the Hub
+            announced.
         huggingface_hub.errors.HfHubHTTPError: If there is no such repository or revision, or no access to it.
     """
     repo_id, _, revision = model_id.partition('@')
@@ -85,6 +86,12 @@ def check_hub_weights(
             f'The repository {model_id} has no {filename}, and weights in other formats are not loaded, since a pickle'
             ' can run code. Ask its owner to publish it with safe_serialization=True, or with timm-drnet publish.',
         ) from error
+    except HfHubHTTPError:
+        raise  # no such repository or revision, or no access: these messages say so, too
+    except Exception as error:  # a wrong length is an OSError; what a broken connection raises changed between versions
+        reason = str(error).partition('\n')[0]
+        raise RuntimeError(
+            f'The download of {filename} from {model_id} failed: {reason} Nothing was kept: try again.') from error
     blob = path.resolve()  # the cache names what was in LFS by its sha256
     if re.fullmatch(r'[0-9a-f]{64}', blob.name) and (sha256 := _sha256(blob)) != blob.name:
         path.unlink()
@@ -92,6 +99,13 @@ def check_hub_weights(
         raise RuntimeError(
             f'The file {filename} of {model_id} has the sha256 {sha256}, but {blob.name} was expected: the download was'
             ' damaged or tampered with. Nothing was kept: try again.')
+    try:
+        with safe_open(path, framework='pt'):
+            pass
+    except SafetensorError as error:
+        raise RuntimeError(
+            f'The file {filename} of {model_id} is no safetensors file ({error}): ask its owner to publish it'
+            ' again.') from error
 
 
 def _sha256(path: Path) -> str:

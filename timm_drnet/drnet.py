@@ -4,15 +4,18 @@ Paper: `Dynamic Resolution Network`, Zhu et al., NeurIPS 2021 - https://arxiv.or
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from timm.models import get_model_traits
+from timm.models import get_model_args, get_model_traits
 from torch import nn
 
+from .checkpoints import load_mindspore
+from .compilation import branch_function, never_compiled, not_compiled
 from .cost import cost_table
+from .deploy import DeployedDRNet, deploy
 from .gumbel import gumbel_one_hot, one_hot
 from .norm import ResolutionAwareNorm, branch_view, convert_norms, resize
 from .predictor import PREDICTOR_SIZES, create_predictor
@@ -97,6 +100,7 @@ class DRNet(nn.Module):
 
         self._traits = {'first_conv': self._first_convs()}  # what timm adapts to another number of channels
         self._statistics = RoutingStatistics(len(self.resolutions))
+        self._compiled: dict[int, Callable[..., torch.Tensor]] = {}
         self._step: TrainingStep | None = None
         self._warned = False
 
@@ -127,6 +131,11 @@ class DRNet(nn.Module):
         """timm's description of the backbone's feature levels."""
         return self.backbone.feature_info
 
+    @property
+    def global_pool(self) -> str | None:
+        """Kind of pooling, which timm records for the Hub."""
+        return get_model_args(self.backbone).get('global_pool')
+
     def get_classifier(self) -> Any:
         """The backbone's classifier."""
         return self.backbone.get_classifier()  # type: ignore[operator]
@@ -143,6 +152,10 @@ class DRNet(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trade the backbone's activations for a second forward in training."""
         self.backbone.set_grad_checkpointing(enable)  # type: ignore[operator]
+
+    def load_pretrained(self, checkpoint_path: str) -> None:
+        """Load weights in a format that is not timm's: the authors' release, see `load_mindspore`."""
+        load_mindspore(self, checkpoint_path)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:
         """Two groups, the predictor first: ``--layer-decay 0.1`` gives it a tenth of the learning rate."""
@@ -259,6 +272,27 @@ class DRNet(nn.Module):
         logits: torch.Tensor = self._route(x, choice.long())[0]
         return logits
 
+    def deploy(self, micro_batch: int | None = None, share_weights: bool = False) -> DeployedDRNet:
+        """Make an inference model with the same results, in less time and more memory.
+
+        The norms of each branch are folded into convolutions of its own, and batches are cut into pieces that fit the
+        processor's caches. The model itself does not change, and what is done to it later does not reach the other.
+
+        Args:
+            micro_batch: Images in a piece; 0 for batches that are not cut, or None to measure what is fastest on this
+                device, which takes a few seconds.
+            share_weights: Whether the branches share their convolutions and keep their norms, as scale and shift of
+                each channel: this takes hardly more memory than the model, and more time.
+
+        Returns:
+            The inference model, with ``predict_resolution``, ``forward_at`` and ``branch``, on the same device.
+
+        Raises:
+            ValueError: If an argument is out of range, or the backbone cannot be traced by torch.fx.
+            RuntimeError: If folding would change the results of the backbone.
+        """
+        return deploy(self, micro_batch, share_weights)
+
     def take_step(self) -> TrainingStep:
         """Hand over, once, what the last forward in training left for the loss.
 
@@ -270,6 +304,19 @@ class DRNet(nn.Module):
             raise RuntimeError(
                 'There is no training step to complete: call the DRNet in training mode, then its loss once.')
         return step
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile predictor and branches in place; routing stays eager.
+
+        ``torch.compile(model)`` does the same for ``model(x)`` alone.
+
+        Args:
+            *args: As for `torch.compile`.
+            **kwargs: As for `torch.compile`.
+        """
+        self.predictor.compile(*args, **kwargs)
+        self._compiled = {
+            j: torch.compile(branch_function(j), *args, **kwargs) for j in range(len(self.resolutions))}
 
     def train(self, mode: bool = True) -> 'DRNet':
         """Set the mode, and log how the images of the mode that ends were routed."""
@@ -283,8 +330,9 @@ class DRNet(nn.Module):
         return super().state_dict(*args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is copied or pickled: not the last step's graph, nor what this very model has counted."""
-        return {**self.__dict__, '_step': None, '_statistics': RoutingStatistics(len(self.resolutions))}
+        """What is copied or pickled: not the last step's graph, nor what was compiled for or counted by this model."""
+        state = super().__getstate__()  # type: ignore[no-untyped-call]
+        return {**state, '_step': None, '_compiled': {}, '_statistics': RoutingStatistics(len(self.resolutions))}
 
     def __prepare_scriptable__(self) -> nn.Module:
         """What ``torch.jit.script`` sees."""
@@ -302,15 +350,18 @@ class DRNet(nn.Module):
         scores = self.predictor(resize(x, self.predictor_size))
         return gumbel_one_hot(scores, self.tau) if self.training else one_hot(scores)
 
+    @never_compiled
     def _branch(self, index: int, guard_single_value: bool = False) -> nn.Module:
         return branch_view(self.backbone, index if self.resolution_aware_norm else 0, guard_single_value)
 
+    @not_compiled
     def _run(self, index: int, x: torch.Tensor) -> torch.Tensor:
         """The images at one candidate resolution."""
         guard = self.training and len(x) == 1 and not self._norms_synchronize()
-        return self._branch(index, guard)(resize(x, self.resolutions[index]))  # type: ignore[no-any-return]
+        run = self._compiled.get(index) or branch_function(index)
+        return run(self._branch(index, guard), x, self.resolutions[index])
 
-    @torch.compiler.disable
+    @not_compiled
     def _route(self, x: torch.Tensor, choice: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
         return route(x, choice, len(self.resolutions), self._run, run_empty=self._norms_synchronize())
 

@@ -5,9 +5,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
+from .compilation import not_compiled
 from .norm import resize
 
 
+@not_compiled
 def route(
         x: torch.Tensor,
         choice: torch.Tensor,

@@ -63,7 +63,7 @@ def test_checkpoint_of_other_classes_is_refused(tmp_path):
 
 def test_model_without_weights_says_how_to_give_them():
     with pytest.raises(UserError, match='--checkpoint'):
-        load_model('drnet_resnet50')
+        load_model('drnet', backbone='mobilenetv2_035')
 
 
 def test_unknown_device_is_refused():

@@ -239,7 +239,7 @@ def test_bad_model(run, tmp_path):
     refused(run(weights=tmp_path / 'nowhere.pth'), 'nowhere.pth: no such file')
     refused(run(classes=4), 'not a checkpoint of')
     refused(run(model='nothing', kwargs=[]), "cannot create model 'nothing'")
-    refused(run(weights=None), '--checkpoint')
+    refused(run(weights=None, kwargs=['--model-kwargs', 'backbone=mobilenetv2_035']), '--checkpoint')
     refused(run(classes=0), '--num-classes 0: ')
 
 

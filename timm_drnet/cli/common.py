@@ -1,12 +1,15 @@
 """What the commands share: naming a model, and refusing bad input."""
 
 import argparse
+import json
 import pickle
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import timm
 import torch
+from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]  # the client's transport
 from safetensors import SafetensorError
 from timm.models import load_checkpoint
 
@@ -16,6 +19,8 @@ from ..drnet import DRNet
 Subparsers: TypeAlias = 'argparse._SubParsersAction[argparse.ArgumentParser]'
 
 _UNREADABLE = (RuntimeError, EOFError, OSError, pickle.UnpicklingError, SafetensorError)
+
+_NOT_MODEL_KWARGS = ('name', 'num_classes', 'checkpoint', 'pretrained', 'option')  # `load_model` has its own
 
 
 class UserError(Exception):
@@ -35,6 +40,8 @@ class _ModelKwargs(timm.utils.ParseKwargs):
         for value in values or ():
             if '=' not in value:
                 parser.error(f'{option_string} {value}: use KEY=VALUE, behind all other arguments')
+            if value.partition('=')[0] in _NOT_MODEL_KWARGS:
+                parser.error(f'{option_string} {value}: not an argument of this kind; see --help, as for --num-classes')
         super().__call__(parser, namespace, values, option_string)  # type: ignore[no-untyped-call]
 
 
@@ -50,6 +57,15 @@ def add_model_arguments(parser: argparse.ArgumentParser, positional: bool) -> No
         parser.add_argument('model', metavar='MODEL', help=text)
     else:
         parser.add_argument('--model', metavar='MODEL', default=zoo.DEFAULT_MODEL, help=f'{text} (%(default)s)')
+    add_model_kwargs(parser)
+
+
+def add_model_kwargs(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that `load_model` reads beside the name.
+
+    Args:
+        parser: The parser of a command.
+    """
     parser.add_argument('--model-kwargs', metavar='KEY=VALUE', nargs='*', default={}, action=_ModelKwargs,
                         help='arguments of the model, such as resolutions=(224,168,112)')
     parser.add_argument('--num-classes', metavar='N', type=int, help="number of classes, if not the model's own")
@@ -60,6 +76,7 @@ def load_model(
         num_classes: int | None = None,
         checkpoint: str | None = None,
         pretrained: bool = True,
+        option: str = '--checkpoint',
         **model_kwargs: Any,
 ) -> DRNet:
     """Create a DRNet for inference.
@@ -71,6 +88,7 @@ def load_model(
             that holds both, the averaged weights are taken. The arguments of the model that train.py recorded in it,
             such as its stage, are the defaults of the others.
         pretrained: Whether the model needs weights at all.
+        option: What the command calls the argument for the checkpoint.
         **model_kwargs: Arguments of the model.
 
     Returns:
@@ -84,8 +102,12 @@ def load_model(
         model_kwargs = {**_recorded_kwargs(checkpoint), **model_kwargs}
     try:
         model = timm.create_model(name, pretrained=own_weights, num_classes=num_classes, **model_kwargs)
-    except (RuntimeError, ValueError, TypeError, OSError) as error:
-        hint = ' Give trained weights with --checkpoint.' if 'No pretrained weights' in str(error) else ''
+    except (json.JSONDecodeError, KeyError) as error:  # timm reads it before it comes to this package
+        raise UserError(
+            f'cannot create model {name!r}: its config.json is not that of a timm model'
+            f' ({_first_line(error)})') from error
+    except (RuntimeError, ValueError, TypeError, OSError, HTTPError) as error:
+        hint = f' Give trained weights with {option}.' if 'No pretrained weights' in str(error) else ''
         raise UserError(f'cannot create model {name!r}: {_first_line(error)}{hint}') from error
     if not isinstance(model, DRNet):
         raise UserError(f'model {name!r} is a {type(model).__name__}, not a DRNet; see timm.list_models("*drnet*")')
@@ -93,12 +115,29 @@ def load_model(
         try:
             load_checkpoint(model, checkpoint)
         except FileNotFoundError as error:
-            raise UserError(f'--checkpoint {checkpoint}: no such file') from error
+            raise UserError(f'{option} {checkpoint}: no such file') from error
         except (KeyError, *_UNREADABLE) as error:
             raise UserError(
-                f'--checkpoint {checkpoint}: not a checkpoint of {name!r} with {model.num_classes} classes'
+                f'{option} {checkpoint}: not a checkpoint of {name!r} with {model.num_classes} classes'
                 f' ({_first_line(error)})') from error
     return model.eval()
+
+
+def read_labels(name: str) -> list[str]:
+    """Read the file given with --labels: one name per line, blank lines at its end aside.
+
+    Raises:
+        UserError: If it cannot be read.
+    """
+    try:
+        lines = Path(name).read_text(encoding='utf-8-sig').splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f'--labels {name}: not a text file in UTF-8') from error
+    except OSError as error:
+        raise UserError(f'--labels {name}: {error.strerror}; give a text file with one label per line') from error
+    while lines and not lines[-1].strip():
+        lines.pop()
+    return [line.strip() for line in lines]
 
 
 def pick_device(name: str | None) -> torch.device:
@@ -124,4 +163,6 @@ def _recorded_kwargs(checkpoint: str) -> dict[str, Any]:
 
 
 def _first_line(error: BaseException) -> str:
+    if isinstance(error, HfHubHTTPError):  # its first line is the number of the status
+        return ' '.join(str(error).split())
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
