@@ -6,7 +6,7 @@ import importlib.resources
 import re
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -21,12 +21,17 @@ METADATA = tomllib.loads(PYPROJECT)
 
 # Lowest first. A module imports from layers below its own; the first pattern that fits is its layer.
 LAYERS = (
-    ('version', 'gumbel', 'norm', 'image_files'),
+    ('version', 'gumbel', 'norm', 'image_files', 'mindspore', 'mindspore_names', 'downloads', 'onnx_runner', 'folding'),
+    ('compilation', 'onednn'),
     ('predictor', 'routing', 'cost', 'statistics', 'checkpoints'),
+    ('deploy', 'exported'),
     ('drnet',),
-    ('zoo', 'training', 'labels', 'image_reading', 'labelled_images'),
-    ('datasets', 'prediction', 'validation'),
-    ('contact_sheet',),
+    ('zoo', 'training', 'labels', 'image_reading', 'labelled_images', 'training_run'),
+    ('datasets', 'prediction', 'validation', 'hub', 'export'),
+    ('contact_sheet', 'results'),
+    ('model_card', 'engines'),
+    ('bench',),
+    ('speed_plot',),
     ('cli.common',),
     ('cli.*',),
     ('cli',),
@@ -52,8 +57,11 @@ def layer(module: str) -> int:
     pytest.fail(f'Give the module {module!r} a place in LAYERS.')
 
 
-def imports(module: str, at_run_time: bool = False) -> Iterator[str]:
-    """Full names of what a module imports, such as 'timm.models.ResNet' or 'timm_drnet.norm.resize'."""
+def imports(module: str, at_run_time: bool = False, at_import: bool = False) -> Iterator[str]:
+    """Full names of what a module imports, such as 'timm.models.ResNet' or 'timm_drnet.norm.resize'.
+
+    Either all, or only what it imports when it runs, or only what it imports when it is itself imported.
+    """
     path = MODULES[module]
     package = ['timm_drnet', *path.relative_to(PACKAGE).parent.parts]
     pending: list[ast.AST] = [ast.parse(path.read_text(encoding='utf-8'))]
@@ -67,7 +75,7 @@ def imports(module: str, at_run_time: bool = False) -> Iterator[str]:
             yield from (f'{base}.{alias.name}' for alias in node.names)
         elif at_run_time and isinstance(node, ast.If) and ast.unparse(node.test) == 'TYPE_CHECKING':
             pending.extend(node.orelse)
-        else:
+        elif not (at_import and isinstance(node, ast.FunctionDef)):
             pending.extend(ast.iter_child_nodes(node))
 
 
@@ -100,11 +108,29 @@ def test_no_import_of_private_timm_modules(module):
     assert not private, 'import from the public timm package instead'
 
 
+def distributions(requirements: list[str]) -> set[str]:
+    """What requirements are imported as."""
+    names = [re.match(r'[\w-]+', requirement).group() for requirement in requirements]
+    return {IMPORTED_AS.get(name, name) for name in names}
+
+
+def third_party(modules: Iterable[str], at_import: bool) -> set[str]:
+    """Packages that modules import, when they are imported themselves or at all."""
+    roots = {name.partition('.')[0] for module in modules for name in imports(module, at_import=at_import)}
+    return roots - sys.stdlib_module_names - {'timm_drnet'}
+
+
 def test_dependencies_are_what_is_imported():
-    declared = {re.match(r'[\w-]+', requirement).group() for requirement in METADATA['project']['dependencies']}
-    roots = {name.partition('.')[0] for module in MODULES for name in imports(module)}
-    third_party = roots - sys.stdlib_module_names - {'timm_drnet'}
-    assert {IMPORTED_AS.get(name, name) for name in declared} == third_party
+    assert third_party(MODULES, at_import=True) == distributions(METADATA['project']['dependencies'])
+
+
+def test_extras_are_what_is_imported_when_needed():
+    extras = METADATA['project']['optional-dependencies']
+    optional = set().union(*(distributions(extras[name]) for name in extras if name != 'test'))
+    needed = third_party(MODULES, at_import=False) - third_party(MODULES, at_import=True)
+    assert needed <= optional
+    assert optional - needed <= {'onnx', 'onnxscript'}  # PyTorch's exporter imports them
+    assert optional <= distributions(extras['test']), 'the tests cover the extras, too'
 
 
 def test_every_floor_has_its_reason():

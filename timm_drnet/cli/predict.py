@@ -10,7 +10,7 @@ from typing import Any
 from ..contact_sheet import contact_sheet
 from ..image_files import find_images
 from ..prediction import Predictions, format_flops, predict_images
-from .common import Subparsers, UserError, add_model_arguments, load_model, pick_device
+from .common import Subparsers, UserError, add_model_arguments, load_model, pick_device, read_labels
 
 _SHEET_FORMATS = ('.png', '.jpg', '.jpeg')
 
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(_printable(reason)) from error
     if args.save:
         _check_save(args.save, paths)
-    labels = _read_labels(args.labels) if args.labels else None
+    labels = read_labels(args.labels) if args.labels else None
     device = pick_device(args.device)
     model = load_model(args.model, args.num_classes, args.checkpoint, **args.model_kwargs).to(device)
     if labels is not None and len(labels) != model.num_classes:
@@ -89,18 +89,6 @@ def _check_save(name: str, inputs: list[Path]) -> None:
         raise UserError(f'--save {name}: no permission to write there; give another file')
     if path.resolve() in {image.resolve() for image in inputs}:
         raise UserError(f'--save {name}: this is one of the images to classify; give another file')
-
-
-def _read_labels(name: str) -> list[str]:
-    try:
-        lines = Path(name).read_text(encoding='utf-8-sig').splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f'--labels {name}: not a text file in UTF-8') from error
-    except OSError as error:
-        raise UserError(f'--labels {name}: {error.strerror}; give a text file with one label per line') from error
-    while lines and not lines[-1].strip():
-        lines.pop()
-    return [line.strip() for line in lines]
 
 
 def _print_table(predictions: Predictions) -> None:

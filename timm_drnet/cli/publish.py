@@ -1,0 +1,230 @@
+"""``timm-drnet publish``: a checkpoint or a model, with its card, on the Hugging Face Hub."""
+
+import argparse
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import timm
+from huggingface_hub.utils import HFValidationError, validate_repo_id  # type: ignore[attr-defined]
+from safetensors import SafetensorError
+
+from ..drnet import DRNet
+from ..hub import PublishError, disown_source, find_token, infer_base_model, publish, save_folder
+from ..model_card import model_card
+from ..results import Results
+from ..training_run import TrainingRun, read_training_run
+from .common import Subparsers, UserError, add_model_kwargs, load_model, read_labels
+
+_SOURCE = 'CHECKPOINT_OR_MODEL'
+_FILES = ('.tar', '.pth', '.pt', '.ckpt', '.bin', '.safetensors')  # which no name of a model ends in
+
+
+def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
+    """Describe the command."""
+    parser = commands.add_parser(
+        'publish', help='put a model with its card on the Hugging Face Hub',
+        description='Put a model on the Hugging Face Hub: weights as safetensors, configuration and model card in one'
+                    ' commit. What train.py recorded in its checkpoint need not be given again. The token is that of'
+                    ' "hf auth login" or HF_TOKEN.')
+    add = parser.add_argument
+    add('source', metavar=_SOURCE, help='checkpoint of train.py, safetensors file, or model as in other commands')
+    add('repo_id', metavar='ORG/NAME', help='repository, created if need be')
+    add('--results', metavar='FILE', help='JSON of timm-drnet validate, for the card')
+    add('--labels', metavar='FILE', help="names of the classes, one per line, if not the model's own")
+    add('--dataset', metavar='ID', action='append', default=[],
+        help='data set by its name on the Hub, such as imagenet-1k; may be repeated, that of --results comes first')
+    add('--base-model', metavar='ORG/NAME', help='model on the Hub that the training started from')
+    add('--license', metavar='ID', help="licence of the weights (the configuration's, else apache-2.0)")
+    add('--private', action='store_true', help='create a private repository')
+    add('--revision', metavar='BRANCH', help='existing branch to commit to (main)')
+    add('--create-pr', action='store_true', help='open a pull request')
+    add('--replace-card', action='store_true', help='overwrite a README.md that is in the repository')
+    add('--message', metavar='TEXT', default='Add model', help='commit message (%(default)s)')
+    add('--dry-run', metavar='DIR', help='only write the files there; nothing is sent')
+    add('--model', metavar='NAME', help='name of the model, if the checkpoint does not record it')
+    add_model_kwargs(parser)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Publish, or write what would be published."""
+    _check(args)
+    try:
+        token = None if args.dry_run else find_token()  # before the work
+    except PublishError as error:
+        raise UserError(str(error)) from error
+    labels = read_labels(args.labels) if args.labels else None
+    model, training = _load(args)
+    if labels is not None and len(labels) != model.num_classes:
+        raise UserError(f'--labels {args.labels}: {len(labels)} lines for the {model.num_classes} classes of the model;'
+                        ' give one line for each class')
+    data_config = training.data_config if training else {}
+    results = _read_results(args.results, model, data_config) if args.results else None
+    license = args.license or _cfg(model).get('license') or 'apache-2.0'
+    base_model = args.base_model or infer_base_model(model, training)
+    card = model_card(
+        model, args.repo_id, license, results, training, data_config, args.dataset, base_model, labels)
+    print(_summary(args, model, training, results, license, base_model))
+
+    with nullcontext(args.dry_run) if args.dry_run else TemporaryDirectory() as folder:
+        try:
+            save_folder(model, folder, card, labels, data_config, license)
+        except (OSError, SafetensorError) as error:
+            raise UserError(f'cannot write to {folder}: {getattr(error, "strerror", None) or error}') from error
+        except ValueError as error:
+            raise UserError(f'{args.source}: {error}') from error
+        if args.dry_run:
+            print(_dry_run(args))
+            return 0
+        try:
+            done = publish(folder, args.repo_id, args.private, args.revision, args.create_pr, args.replace_card,
+                           args.message, token)
+        except PublishError as error:
+            raise UserError(str(error)) from error
+    if done.card_kept:
+        print('README.md: the repository has one, which was left as it is (--replace-card for the new one)')
+    if not done.changed:
+        print('nothing has changed since the last commit')
+    revision = done.commit.pr_revision or args.revision
+    print(done.commit.pr_url or done.commit.commit_url)
+    print(f"timm.create_model('hf-hub:{args.repo_id}{f'@{revision}' if revision else ''}', pretrained=True)")
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse what cannot come to anything, before a model is loaded."""
+    for option, ids in (
+            ('ORG/NAME', [args.repo_id]), ('--base-model', [args.base_model] if args.base_model else []),
+            ('--dataset', args.dataset)):
+        for name in ids:
+            try:
+                validate_repo_id(name)
+            except HFValidationError as error:
+                raise UserError(f'{option} {name}: {error}') from error
+            if '/' not in name and option != '--dataset':
+                raise UserError(f'{option} {name}: name the organization or user too, as in ORG/{name}')
+    if args.dry_run is not None and args.create_pr:
+        raise UserError('--dry-run and --create-pr: use one of them; a dry run sends nothing')
+    if args.create_pr and args.revision not in (None, 'main'):
+        raise UserError(f'--revision {args.revision} and --create-pr: a pull request is for main; use one of them')
+    if args.num_classes is not None and args.num_classes < 1:
+        raise UserError(f'--num-classes {args.num_classes}: use the number of classes of the weights')
+    if args.dry_run is not None:
+        folder = Path(args.dry_run)
+        if not folder.resolve().parent.is_dir():
+            raise UserError(f'--dry-run {folder}: there is no folder {str(folder.parent)!r}; create it first')
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UserError(f'--dry-run {folder}: exists and is not an empty folder; give another')
+
+
+def _load(args: argparse.Namespace) -> tuple[DRNet, TrainingRun | None]:
+    """The model, and the training it comes from if it is a checkpoint."""
+    training = None
+    if _is_file(args.source):
+        try:
+            training = read_training_run(args.source)
+        except ValueError as error:
+            raise UserError(f'{args.source}: {error}') from error
+        name = args.model or training.model
+        if name is None:
+            raise UserError(f'{args.source}: holds no arguments of train.py; name its model with --model, and with'
+                            ' --model-kwargs and --num-classes what is not its default')
+        model = load_model(
+            name, training.num_classes if args.num_classes is None else args.num_classes, args.source, option=_SOURCE,
+            **{**training.model_args, **args.model_kwargs})
+        disown_source(model)
+    elif args.model is not None:
+        raise UserError(f'--model {args.model}: {args.source} names a model already; leave --model out')
+    else:
+        model = load_model(args.source, args.num_classes, option=f'a checkpoint as {_SOURCE}', **args.model_kwargs)
+        own = _cfg(model)['num_classes']
+        if model.num_classes != own:
+            raise UserError(f'--num-classes {args.num_classes}: the weights of {args.source!r} are for {own} classes')
+    if model.num_classes < 1:
+        raise UserError(f'{args.source}: the model has no classifier (num_classes=0)')
+    _check_stage(args, model, training)
+    return model, training
+
+
+def _is_file(source: str) -> bool:
+    path = Path(source)
+    if path.is_file():
+        return True
+    if source.startswith(('hf-hub:', 'hf_hub:', 'local-dir:')) or timm.is_model(source.partition('.')[0]):
+        return False
+    if path.is_dir():
+        raise UserError(f'{source}: this is a folder; the model saved in it is local-dir:{source}')
+    if path.suffix in _FILES:
+        raise UserError(f'{source}: no such file')
+    return False
+
+
+def _check_stage(args: argparse.Namespace, model: DRNet, training: TrainingRun | None) -> None:
+    """A model of the pretrain stage would not route; nobody publishes one unless on purpose."""
+    if model.stage == 'pretrain' and args.model_kwargs.get('stage') != 'pretrain':
+        raise UserError(
+            f'{args.source}: is of the pretrain stage and would run every image at {model.resolutions[0]} px; publish'
+            ' that of the joint stage, or say --model-kwargs stage=pretrain to publish it as a start for others')
+    if training and training.model_args.get('stage') == 'pretrain' and model.stage == 'joint':
+        raise UserError('--model-kwargs stage=joint: the checkpoint is of the pretrain stage, so its predictor is not'
+                        ' trained; say stage=pretrain')
+
+
+def _read_results(name: str, model: DRNet, data_config: dict[str, Any]) -> Results:
+    try:
+        return Results.from_report(json.loads(Path(name).read_text(encoding='utf-8')), model, data_config)
+    except OSError as error:
+        raise UserError(f'--results {name}: {error.strerror}') from error
+    except ValueError as error:
+        reason = 'not JSON' if isinstance(error, json.JSONDecodeError | UnicodeDecodeError) else error
+        raise UserError(f'--results {name}: {reason}; give the JSON of timm-drnet validate for this model') from error
+
+
+def _summary(
+        args: argparse.Namespace,
+        model: DRNet,
+        training: TrainingRun | None,
+        results: Results | None,
+        license: str,
+        base_model: str | None,
+) -> str:
+    """What goes into the repository, and where it was taken from."""
+    weights = args.source
+    if training is not None:
+        kind = 'averaged (EMA) weights' if training.averaged else 'weights'
+        weights = f'{kind} of {args.source}'
+        if training.epochs is not None:
+            weights += f', epochs done: {training.epochs}'
+    named = len(_cfg(model).get('label_names') or ()) == model.num_classes
+    names = args.labels or ("of the model's configuration" if named else 'none in the configuration (--labels)')
+    origin = '--license' if args.license else (
+        "the model's configuration" if _cfg(model).get('license') else 'the default') + '; --license for another'
+    accuracy = 'not measured (--results)'
+    if results is not None:
+        found = results.validation
+        accuracy = f'{found.dynamic.top1:.2f} % top-1 of {found.images:,} images, measured on {results.measured}'
+    rows = {
+        'model': f'{_cfg(model)["architecture"]}, {model.num_classes:,} classes,'
+                 f' {", ".join(map(str, model.resolutions))} px, {model.stage} stage',
+        'weights': weights, 'labels': names, 'licence': f'{license} ({origin})',
+        'data sets': ', '.join(args.dataset) or 'not named (--dataset)',
+        'base model': base_model or 'not named (--base-model)', 'accuracy': accuracy,
+    }
+    return '\n'.join(f'{key:<11} {value}' for key, value in rows.items())
+
+
+def _dry_run(args: argparse.Namespace) -> str:
+    files = sorted(Path(args.dry_run).iterdir())
+    sizes = ', '.join(f'{file.name} ({file.stat().st_size:,} bytes)' for file in files)
+    kind = 'private repository' if args.private else 'repository'
+    card = '' if args.replace_card else '; a README.md that is there already would stay (--replace-card)'
+    return (f'wrote {sizes} to {args.dry_run}\n'
+            f'publishing would commit them to {args.revision or "main"} of the {kind} {args.repo_id}{card}\n'
+            'nothing was sent')
+
+
+def _cfg(model: DRNet) -> dict[str, Any]:
+    return model.pretrained_cfg  # type: ignore[return-value]  # timm's attribute

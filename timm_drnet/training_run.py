@@ -1,0 +1,90 @@
+"""Training runs: what a checkpoint of timm's train.py says about itself, read without running what it may hold."""
+
+import argparse
+import pickle
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from timm.utils import load_checkpoint_metadata
+
+_DATA_ARGS = ('img_size', 'input_size', 'mean', 'std', 'interpolation', 'crop_pct')
+_MODEL_ARGS = {'in_chans': 'in_chans', 'gp': 'global_pool', 'bn_momentum': 'bn_momentum', 'bn_eps': 'bn_eps'}
+"""Arguments of train.py, and what create_model calls them. It leaves drop rates out when it saves a model."""
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """What a checkpoint says about the training that wrote it."""
+
+    args: dict[str, Any] = field(default_factory=dict)
+    """Arguments of train.py; empty for weights alone."""
+    epochs: int | None = None
+    """Number of epochs done."""
+    averaged: bool = False
+    """Whether it holds weights averaged over the steps (EMA), which timm then loads in place of the last ones."""
+
+    @property
+    def model(self) -> str | None:
+        """Name of the model."""
+        return self.args.get('model')
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of classes."""
+        return self.args.get('num_classes')
+
+    @property
+    def model_args(self) -> dict[str, Any]:
+        """Further arguments of ``timm.create_model``, as train.py gave them."""
+        given = {name: self.args.get(key) for key, name in _MODEL_ARGS.items()}
+        if given['in_chans'] is None and self.args.get('input_size'):
+            given['in_chans'] = self.args['input_size'][0]
+        return {k: v for k, v in given.items() if v is not None} | (self.args.get('model_kwargs') or {})
+
+    @property
+    def data_config(self) -> dict[str, Any]:
+        """How the images were prepared, where that was not left to the model's configuration."""
+        return {key: self.args[key] for key in _DATA_ARGS if self.args.get(key)}
+
+    @property
+    def starts_pretrained(self) -> bool:
+        """Whether it began with the weights that the model's configuration names."""
+        return bool(self.args.get('pretrained')) and not (
+            self.args.get('pretrained_path') or self.args.get('initial_checkpoint'))
+
+
+def read_training_run(path: str | Path) -> TrainingRun:
+    """Read what a checkpoint says beside its weights, without running any code that it may hold.
+
+    Args:
+        path: Checkpoint of train.py, or another file of weights that timm can load, which says nothing.
+
+    Returns:
+        The run.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is no checkpoint, or holds more than tensors and plain values.
+    """
+    path = Path(path)
+    if path.suffix == '.safetensors' and path.is_file():
+        return TrainingRun()
+    try:
+        checkpoint = load_checkpoint_metadata(str(path))
+    except FileNotFoundError:
+        raise
+    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
+        if 'Unsupported globals' in str(error):
+            names = str(error).partition('Unsupported globals: ')[2].partition('. No automatic')[0]
+            raise ValueError(
+                f'holds more than tensors and plain values ({names}), which could run code, so it was not read; save'
+                ' its state_dict alone') from error
+        raise ValueError('not a checkpoint that torch.load(weights_only=True) can read') from error
+    if not isinstance(checkpoint, dict):
+        raise ValueError(f'not a checkpoint: it holds a {type(checkpoint).__name__}, not a dict of weights')
+    args, epoch = checkpoint.get('args'), checkpoint.get('epoch')
+    return TrainingRun(
+        args=dict(vars(args)) if isinstance(args, argparse.Namespace) else {},
+        epochs=epoch + 1 if isinstance(epoch, int) else None,
+        averaged=any(checkpoint.get(key) is not None for key in ('state_dict_ema', 'model_ema')))
