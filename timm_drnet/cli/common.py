@@ -41,7 +41,7 @@ class _ModelKwargs(timm.utils.ParseKwargs):
             if '=' not in value:
                 parser.error(f'{option_string} {value}: use KEY=VALUE, behind all other arguments')
             if value.partition('=')[0] in _NOT_MODEL_KWARGS:
-                parser.error(f'{option_string} {value}: not an argument of this kind; see --help, as for --num-classes')
+                parser.error(f'{option_string} {value}: not for here; --help shows the options')
         super().__call__(parser, namespace, values, option_string)  # type: ignore[no-untyped-call]
 
 
