@@ -2,6 +2,8 @@
 
 from .cost import CostRow, cost_table
 from .drnet import DRNet
+from .exported import ExportedDRNet
+from .onnx_runner import OnnxDRNet
 from .training import flops_loss, install_task_hook, training_loss
 from .version import __version__
 from .zoo import DEFAULT_MODEL, create_drnet
@@ -10,6 +12,8 @@ __all__ = [
     'DEFAULT_MODEL',
     'CostRow',
     'DRNet',
+    'ExportedDRNet',
+    'OnnxDRNet',
     '__version__',
     'cost_table',
     'create_drnet',

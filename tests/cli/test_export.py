@@ -1,0 +1,125 @@
+"""``timm-drnet export`` from its arguments to a folder that runs."""
+
+import json
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+import timm_drnet
+from timm_drnet.cli import export as command
+from timm_drnet.cli import main
+from timm_drnet.prediction import predict_images
+
+PHOTOS = sorted((Path(__file__).parents[2] / 'examples' / 'photos').glob('*.jpg'))
+MODEL_KWARGS = {
+    'backbone': 'test_resnet', 'resolutions': (48, 32), 'predictor': 'inverted_residual', 'predictor_size': 32}
+
+
+@pytest.fixture(scope='module')
+def weights(tmp_path_factory):
+    torch.manual_seed(0)
+    model = timm.create_model('drnet', num_classes=5, **MODEL_KWARGS).eval()
+    path = tmp_path_factory.mktemp('weights') / 'model.safetensors'
+    save_file(model.state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def run(weights, capsys):
+    """Export the tiny model; returns exit code, stdout and stderr."""
+    def run(*arguments, **kwargs):
+        code = main([
+            'export', 'drnet', *map(str, arguments), '--num-classes', '5', '--checkpoint', str(weights),
+            '--model-kwargs', *(f'{k}={v}'.replace(' ', '') for k, v in {**MODEL_KWARGS, **kwargs}.items())])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_onnx(run, weights, tmp_path):
+    labels = tmp_path / 'labels.txt'
+    labels.write_text('\ufeffzero\none\ntwo\nthree \nfour\n\n', encoding='utf-8')
+    code, out, _ = run(tmp_path / 'out', '--labels', labels)
+    assert code == 0
+    lines = [line.split() for line in out.splitlines()]
+    assert lines[0] == ['drnet', 'in', str(tmp_path / 'out')]
+    assert [line[:3] for line in lines[1:4]] == [
+        ['predictor.onnx', '32', 'px'], ['branch_48.onnx', '48', 'px'], ['branch_32.onnx', '32', 'px']]
+    sizes = [(tmp_path / 'out' / line[0]).stat().st_size / 1e6 for line in lines[1:4]]
+    assert [float(line[3]) for line in lines[1:4]] == pytest.approx(sizes, abs=0.051)
+    assert float(lines[4][0]) == pytest.approx(sum(sizes), abs=0.051)
+    assert lines[5][-3:] == ['python', str(tmp_path / 'out' / 'onnx_runner.py'), 'IMAGE']
+
+    model = timm.create_model('drnet', num_classes=5, checkpoint_path=str(weights), **MODEL_KWARGS).eval()
+    expected = predict_images(model, PHOTOS, ['zero', 'one', 'two', 'three', 'four']).images
+    runner = timm_drnet.OnnxDRNet(tmp_path / 'out')
+    found = runner.classify(PHOTOS)
+    assert [(item.labels, item.resolution) for item in found] == [(item.labels, item.resolution) for item in expected]
+    assert runner.manifest['license'] is None  # a checkpoint's is not known
+
+
+def test_torch_as_json(run, tmp_path):
+    code, out, _ = run(tmp_path / 'out', '--format', 'torch', '--json', stage='pretrain')
+    assert code == 0
+    assert json.loads(out) == timm_drnet.ExportedDRNet(tmp_path / 'out').manifest
+    assert json.loads(out)['model'] == 'drnet'
+
+
+def test_pretrain_stage_is_told(run, tmp_path):
+    code, out, _ = run(tmp_path / 'out', '--format', 'torch', stage='pretrain')
+    assert code == 0
+    assert 'pretrain stage: there is no predictor, every image runs at 48 px' in out
+    assert 'onnx_runner' not in out
+
+
+def test_licence_of_registered_weights(tmp_path, capsys, monkeypatch):
+    told = {}
+    monkeypatch.setattr(command, 'export_model', lambda *args, **kwargs: told.update(kwargs) or {})
+    assert main(['export', timm_drnet.DEFAULT_MODEL, str(tmp_path / 'out'), '--json']) == 0
+    assert told['license'] == 'cc-by-4.0'
+
+
+@pytest.mark.parametrize(('arguments', 'told'), [
+    (['{tmp}'], 'Invalid out {tmp}: this folder is not empty'),
+    (['{tmp}/nowhere/out'], 'no folder {tmp}/nowhere'),
+    (['{tmp}/out', '--opset', '3'], 'opset 3'),
+    (['{tmp}/out', '--labels', '{tmp}/nowhere.txt'], '--labels {tmp}/nowhere.txt: No such file'),
+    (['{tmp}/out', '--labels', '{photo}'], '--labels {photo}: not a text file'),
+    (['{tmp}/out', '--labels', '{tmp}/two.txt'], '2 labels for a model of 5 classes'),
+])
+def test_bad_input_is_one_clear_line(run, tmp_path, arguments, told):
+    (tmp_path / 'two.txt').write_text('a\nb\n')
+    names = {'tmp': tmp_path, 'photo': PHOTOS[0]}
+    code, out, err = run(*(argument.format(**names) for argument in arguments))
+    assert (code, out) == (2, '')
+    assert err.startswith('timm-drnet export: ')
+    assert told.format(**names) in err
+    assert len(err.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ['two.txt']
+
+
+@pytest.mark.parametrize(('arguments', 'told'), [
+    (['resnet10t', '--checkpoint', 'x'], 'not a DRNet'),
+    ([timm_drnet.DEFAULT_MODEL, '--num-classes', '7'], '--num-classes 7: the weights'),
+    ([timm_drnet.DEFAULT_MODEL, '--num-classes', '-1'], '--num-classes -1'),
+])
+def test_bad_models(tmp_path, capsys, arguments, told):
+    model, *rest = arguments
+    assert main(['export', model, str(tmp_path / 'out'), *rest]) == 2
+    out, err = capsys.readouterr()
+    assert out == ''
+    assert told in err
+    assert len(err.splitlines()) == 1
+
+
+def test_full_disk_is_told(run, tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(command, 'export_model', fail)
+    code, _, err = run(tmp_path / 'out')
+    assert code == 2
+    assert f'{tmp_path / "out"}: No space left on device' in err

@@ -1,0 +1,585 @@
+"""Run an exported DRNet with ONNX Runtime, NumPy and Pillow alone.
+
+This file is part of timm-drnet, https://www.apache.org/licenses/LICENSE-2.0. ``timm-drnet export`` puts a copy of it
+beside the models that it writes, so it imports nothing else of the package.
+
+    python onnx_runner.py photo.jpg ...
+
+    from onnx_runner import OnnxDRNet
+    model = OnnxDRNet('folder')
+    model.classify(['photo.jpg'])
+"""
+
+import argparse
+import hashlib
+import json
+import math
+import os
+import sys
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import PIL
+from numpy.typing import NDArray
+from PIL import Image, ImageCms, ImageOps
+
+FORMAT = 'timm-drnet export'
+FORMAT_VERSION = 1
+MANIFEST = 'manifest.json'
+
+Array: TypeAlias = NDArray[np.float32]
+
+_MICRO_BATCH = 8
+"""Images that a model gets at once; see `OnnxDRNet`."""
+
+_DRAFT_MARGIN = 4
+_LONGEST = 16
+
+
+class InvalidExportError(Exception):
+    """A folder that is no complete, unchanged export; the message names the file and the remedy."""
+
+
+class UnreadableImageError(Exception):
+    """A file that is no image Pillow can read; the message names it and the reason."""
+
+
+@dataclass(frozen=True)
+class Classification:
+    """What the model says about one image."""
+
+    labels: tuple[str, ...]
+    """The most probable labels, best first."""
+    probabilities: tuple[float, ...]
+    """Of the labels, between 0 and 1."""
+    resolution: int
+    """Side in pixels at which the image was classified."""
+    flops: int
+    """What was spent on it: the predictor, and the backbone at the resolution."""
+
+
+class OnnxDRNet:
+    """A DRNet that runs on ONNX Runtime, with the methods of the PyTorch model on NumPy arrays.
+
+    Every file is checked before it is used. Threads may share one runner.
+
+    Args:
+        path: A folder written by ``timm-drnet export``.
+        providers: ONNX Runtime's execution providers, best first, each a name or a name and its options. Default: the
+            CPU.
+        threads: CPU threads of one call. Default: ONNX Runtime's own choice, one for each core.
+        micro_batch: Most images that a model gets at once; a larger batch is cut into equal parts. Default: 8 on the
+            CPU, where larger parts take memory and gain no time; elsewhere batches are not cut.
+
+    Raises:
+        InvalidExportError: If the folder is no complete, unchanged export, or of a newer format.
+        ImportError: If ONNX Runtime is not installed.
+        ValueError: If an argument is out of range.
+    """
+
+    def __init__(
+            self,
+            path: str | os.PathLike[str],
+            providers: Sequence[str | tuple[str, dict[str, Any]]] | None = None,
+            threads: int | None = None,
+            micro_batch: int | None = None,
+    ) -> None:
+        for name, value in (('threads', threads), ('micro_batch', micro_batch)):
+            if value is not None and value < 1:
+                raise ValueError(f'Invalid {name} {value}: use at least 1, or None for the default.')
+        runtime = _import_onnxruntime()
+        providers = ['CPUExecutionProvider'] if providers is None else list(providers)
+        names = [provider if isinstance(provider, str) else provider[0] for provider in providers]
+        available = runtime.get_available_providers()
+        if not names or not set(names) <= set(available):  # ONNX Runtime would fall back in silence
+            raise ValueError(f'Invalid providers {names}: this ONNX Runtime has {", ".join(available)}.')
+
+        folder = Path(path)
+        manifest = read_manifest(folder, 'onnx')
+        self.manifest: dict[str, Any] = manifest
+        """All that the export recorded: the costs of the resolutions, how images are prepared, versions, licence."""
+        self.resolutions: tuple[int, ...] = tuple(manifest['resolutions'])
+        """Candidate sides in pixels, largest first."""
+        self.labels: tuple[str, ...] = tuple(manifest['labels'])
+        """One for each class."""
+        self._micro_batch = micro_batch or (_MICRO_BATCH if names == ['CPUExecutionProvider'] else None)
+
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = threads or 0
+        # Each model has threads of its own; those of one that is done would hold cores that the next one needs.
+        options.add_session_config_entry('session.intra_op.allow_spinning', '0')
+
+        def load(entry: dict[str, Any]) -> Any:
+            content = read_file(folder, entry)
+            try:
+                session = runtime.InferenceSession(content, options, providers=providers, enable_fallback=0)
+            except Exception as error:  # of many types
+                raise InvalidExportError(
+                    f'{folder / entry["name"]}: ONNX Runtime {runtime.__version__} cannot load it'
+                    f' ({_first_line(error)}); install a newer one, or export the model again with a lower --opset'
+                ) from error
+            if names[0] not in session.get_providers():  # available, but it did not start
+                raise ValueError(
+                    f'Invalid providers {names}: {names[0]} does not start here; see what ONNX Runtime logged.')
+            return session
+
+        predictor = manifest['files']['predictor']
+        self._predictor = load(predictor) if predictor else None
+        self._branches = [load(entry) for entry in manifest['files']['branches']]
+
+    def __call__(self, x: Array) -> Array:
+        """Classify each image at the resolution predicted for it.
+
+        Args:
+            x: Normalized images, (B, C, S, S), of any size S.
+
+        Returns:
+            Logits, (B, num_classes); in the pretrain stage those of the largest resolution.
+
+        Raises:
+            ValueError: If x is not a batch of square images.
+        """
+        return self.forward_at(x, self.predict_resolution(x))
+
+    def predict_resolution(self, x: Array) -> NDArray[np.int64]:
+        """Choose a candidate for each image.
+
+        Args:
+            x: Normalized images, (B, C, S, S).
+
+        Returns:
+            Indices into ``resolutions``, (B,); all 0 in the pretrain stage.
+
+        Raises:
+            ValueError: If x is not a batch of square images.
+        """
+        x = self._check_images(x)
+        if self._predictor is None:
+            return np.zeros(len(x), np.int64)
+        scores = self._run(self._predictor, x, np.arange(len(x)), self.manifest['predictor_size'])
+        return np.asarray(scores.argmax(axis=1), np.int64)
+
+    def forward_at(self, x: Array, choice: int | NDArray[np.integer[Any]]) -> Array:
+        """Classify at given resolutions, without the predictor.
+
+        Args:
+            x: Normalized images, (B, C, S, S).
+            choice: Index into ``resolutions`` for all images, or one for each, (B,) integers.
+
+        Returns:
+            Logits, (B, num_classes).
+
+        Raises:
+            ValueError: If x is not a batch of square images, or a choice is not a candidate.
+        """
+        x = self._check_images(x)
+        choices = np.full(len(x), choice) if isinstance(choice, int | np.integer) else np.asarray(choice)
+        if choices.shape != (len(x),) or choices.dtype.kind not in 'iu':
+            raise ValueError(
+                f'Invalid choice of shape {choices.shape} and type {choices.dtype}: use one integer for each of the'
+                f' {len(x)} images.')
+        invalid = choices[(choices < 0) | (choices >= len(self.resolutions))]
+        if len(invalid):
+            raise ValueError(
+                f'Invalid choice {invalid[0]}: there are {len(self.resolutions)} candidates, counted from 0.')
+        rows = [np.flatnonzero(choices == j) for j in range(len(self.resolutions))]
+        parts = [
+            self._run(session, x, rows_j, side)
+            for session, rows_j, side in zip(self._branches, rows, self.resolutions, strict=True) if len(rows_j)]
+        grouped = np.concatenate(parts)
+        logits = np.empty_like(grouped)
+        logits[np.concatenate(rows)] = grouped
+        return logits
+
+    def classify(
+            self,
+            images: Iterable[str | os.PathLike[str] | Image.Image | Array],
+            topk: int = 1,
+            batch_size: int = 32,
+    ) -> list[Classification]:
+        """Say what is in images, each at the resolution that the model chooses for it.
+
+        Args:
+            images: Image files, Pillow's images, or what `prepare` made of them.
+            topk: Number of labels for each image; all labels if there are fewer.
+            batch_size: Images that are routed together.
+
+        Returns:
+            One result for each image.
+
+        Raises:
+            UnreadableImageError: If a file cannot be read.
+            ValueError: If the model has no classifier or gives scores that are not finite, or an argument is out of
+                range.
+        """
+        for name, value in (('topk', topk), ('batch_size', batch_size)):
+            if value < 1:
+                raise ValueError(f'Invalid {name} {value}: use at least 1.')
+        if not self.labels:
+            raise ValueError('The model has no classifier (num_classes=0), so there is nothing to classify.')
+        if isinstance(images, str | os.PathLike | Image.Image):
+            images = [images]
+        found: list[Classification] = []
+        pending: list[Array] = []
+        for image in images:
+            pending.append(image if isinstance(image, np.ndarray) else self.prepare(image))
+            if len(pending) == batch_size:
+                found += self._classify(np.stack(pending), topk)
+                pending = []
+        if pending:
+            found += self._classify(np.stack(pending), topk)
+        return found
+
+    def prepare(self, image: str | os.PathLike[str] | Image.Image) -> Array:
+        """Make an image the input of the model, as timm prepares it for the model's evaluation.
+
+        Args:
+            image: An image file of any format that Pillow can read, or one of Pillow's images.
+
+        Returns:
+            The normalized image, (C, S, S), S the largest resolution.
+
+        Raises:
+            UnreadableImageError: If it cannot be read.
+            ValueError: If the model takes neither RGB nor grey images.
+        """
+        config = self.manifest['preprocessing']
+        channels, side, _ = config['input_size']
+        if channels not in (1, 3):
+            raise ValueError(f'The model takes images of {channels} channels; use one for grey (1) or RGB (3) images.')
+        return _transform(_open(image, 'RGB' if channels == 3 else 'L', side), config)
+
+    def _classify(self, x: Array, topk: int) -> list[Classification]:
+        choice = self.predict_resolution(x)
+        logits = self.forward_at(x, choice)
+        if not np.isfinite(logits).all():
+            raise ValueError('The model gives scores that are not finite: its weights are damaged.')
+        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+        probabilities = odds / odds.sum(axis=1, keepdims=True)
+        best = np.argsort(-probabilities, axis=1, kind='stable')[:, :topk]
+        costs = [
+            row['total_flops'] if self._predictor else row['backbone_flops'] for row in self.manifest['costs']]
+        return [
+            Classification(
+                tuple(self.labels[k] for k in indices), tuple(float(p[k]) for k in indices), self.resolutions[j],
+                costs[j])
+            for indices, p, j in zip(best, probabilities, choice.tolist(), strict=True)
+        ]
+
+    def _run(self, session: Any, x: Array, rows: NDArray[np.integer[Any]], side: int) -> Array:
+        """Some of the images through one model: resized and run part by part."""
+        parts = -(-len(rows) // (self._micro_batch or len(rows)))
+        name = session.get_inputs()[0].name
+        return np.concatenate([
+            session.run(None, {name: resize(x[part], side)})[0] for part in np.array_split(rows, parts)])
+
+    def _check_images(self, x: Array) -> Array:
+        x = np.asarray(x)
+        if x.ndim != 4 or x.shape[0] == 0 or x.shape[2] != x.shape[3] or x.shape[2] == 0:
+            raise ValueError(
+                f'Invalid input of shape {x.shape}: use a batch of square images, (B, C, S, S); crop or pad others.')
+        if x.shape[1] != self.manifest['in_chans']:
+            raise ValueError(
+                f'Invalid input of {x.shape[1]} channels: the model takes {self.manifest["in_chans"]}.')
+        if x.dtype.kind != 'f':
+            raise ValueError(f'Invalid input of type {x.dtype}: use normalized images in float32, see prepare().')
+        return x.astype(np.float32, copy=False)
+
+
+def resize(x: Array, size: int) -> Array:
+    """Resize square images bilinearly without antialiasing, as PyTorch's ``F.interpolate``.
+
+    ONNX's own Resize rounds the positions differently, which moves values by up to 1e-4 and can tip a choice.
+
+    Args:
+        x: Images, (B, C, S, S).
+        size: The new side in pixels.
+
+    Returns:
+        Images, (B, C, size, size).
+    """
+    if x.shape[-1] == size:
+        return x
+    low, high, low_weight, high_weight = _neighbours(x.shape[-1], size)
+    out = np.empty((*x.shape[:2], size, size), np.float32)
+    for image, target in zip(x, out, strict=True):  # one by one, as their rows then stay in the cache
+        rows = image.take(low, axis=1)
+        rows *= low_weight[:, None]
+        below = image.take(high, axis=1)
+        below *= high_weight[:, None]
+        rows += below
+        np.multiply(rows.take(low, axis=2), low_weight, out=target)
+        right = rows.take(high, axis=2)
+        right *= high_weight
+        target += right
+    return out
+
+
+@lru_cache(maxsize=64)
+def _neighbours(old: int, new: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Array, Array]:
+    """For each new pixel of a line its two old neighbours and their weights."""
+    scale = np.float32(old) / np.float32(new)
+    # Computed exactly and rounded once, like the fused multiply-add that PyTorch uses.
+    position = (np.float64(scale) * (np.arange(new) + 0.5) - 0.5).astype(np.float32).clip(0)
+    low = position.astype(np.int64).clip(max=old - 1)
+    weight = (position - low.astype(np.float32)).astype(np.float32)
+    return low, (low + 1).clip(max=old - 1), 1 - weight, weight
+
+
+def read_manifest(folder: str | os.PathLike[str], runtime: str) -> dict[str, Any]:
+    """Read what an export recorded, and check that it is whole.
+
+    Args:
+        folder: As written by ``timm-drnet export``.
+        runtime: ``onnx`` or ``torch``: what the files must be for.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        InvalidExportError: If there is none, or it is foreign, changed, of a newer format or for another runtime, or a
+            file is missing.
+    """
+    path = Path(folder) / MANIFEST
+    try:
+        manifest = json.loads(path.read_bytes())
+    except OSError as error:
+        raise InvalidExportError(
+            f'{path}: {error.strerror}; give a folder written by "timm-drnet export"') from error
+    except ValueError as error:
+        raise InvalidExportError(f'{path}: not JSON ({error}); copy it anew, or export the model again') from error
+    if not isinstance(manifest, dict) or manifest.get('format') != FORMAT:
+        raise InvalidExportError(f'{path}: not of an export; give a folder written by "timm-drnet export"')
+    version = manifest.get('format_version')
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise InvalidExportError(
+            f'{path}: of format {version}, and this code knows {FORMAT_VERSION}; use the onnx_runner.py in that folder,'
+            ' or a newer timm-drnet')
+    if manifest.get('sha256') != manifest_digest(manifest):
+        raise InvalidExportError(f'{path}: changed since the export; copy it anew, or export the model again')
+    if manifest['runtime'] != runtime:
+        other = 'OnnxDRNet' if runtime == 'torch' else 'ExportedDRNet'
+        raise InvalidExportError(
+            f'{path}: of an export with --format {manifest["runtime"]}; load it with timm_drnet.{other}(path)')
+    return manifest
+
+
+def manifest_digest(manifest: dict[str, Any]) -> str:
+    """The checksum of all entries of a manifest but the checksum itself, in hexadecimal."""
+    rest = {key: value for key, value in manifest.items() if key != 'sha256'}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def read_file(folder: str | os.PathLike[str], entry: dict[str, Any]) -> bytes:
+    """Read a file of an export, and check that it is the one that was written.
+
+    Args:
+        folder: Of the export.
+        entry: Of the file in the manifest.
+
+    Returns:
+        Its content.
+
+    Raises:
+        InvalidExportError: If it is missing or differs.
+    """
+    path = Path(folder) / str(entry['name'])
+    try:
+        content: bytes = path.read_bytes()
+    except OSError as error:
+        raise InvalidExportError(
+            f'{path}: {error.strerror}; the export is not complete: copy all of it, or export the model again'
+        ) from error
+    if hashlib.sha256(content).hexdigest() != entry['sha256']:
+        raise InvalidExportError(
+            f'{path}: not the file that {MANIFEST} describes ({len(content):,} bytes of {entry["size"]:,});'
+            ' copy it anew, or export the model again')
+    return content
+
+
+def _open(source: str | os.PathLike[str] | Image.Image, mode: str, side: int) -> Image.Image:
+    """An image of any format, mode and size as RGB or grey, upright, laid over white."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # odd metadata
+            warnings.simplefilter('error', Image.DecompressionBombWarning)
+            if isinstance(source, Image.Image):
+                return _convert(_upright(source), mode)
+            with Image.open(source) as image:
+                image.draft(None, (side * _DRAFT_MARGIN,) * 2)
+                image.load()
+                return _convert(_upright(image), mode)
+    except Exception as error:  # decoders raise almost anything on a damaged file
+        name = repr(source) if isinstance(source, Image.Image) else os.fspath(source)
+        raise UnreadableImageError(f'{name}: {_reason(error)}') from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # a damaged EXIF block says nothing about the pixels
+        return image
+
+
+def _convert(image: Image.Image, mode: str) -> Image.Image:
+    if min(image.size) == 0:
+        raise ValueError('the image has no pixels')
+    if image.mode[0] in 'IF':  # Pillow would clip the values at 255
+        image = _to_8_bits(image)
+    elif image.mode == 'LAB':  # Pillow knows no other way from here
+        image = ImageCms.profileToProfile(  # type: ignore[assignment]  # None is what it returns in place
+            image, ImageCms.createProfile('LAB'), ImageCms.createProfile('sRGB'), outputMode='RGB')
+    elif image.has_transparency_data:
+        image = image.convert('RGBA')
+        opaque = Image.new('RGB', image.size, 'white')
+        opaque.paste(image, mask=image.getchannel('A'))
+        image = opaque
+    return image.convert(mode)
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """Grey of 16 or 32 bits, or floating point, in 256 steps from 0 to its white, which the values decide."""
+    values = np.nan_to_num(np.asarray(image, dtype=np.float32), posinf=0, neginf=0)
+    largest = float(values.max())
+    if image.mode.startswith('I'):
+        white = max(65535.0, largest)
+    else:
+        white = next((white for white in (1.0, 255.0, 65535.0) if largest <= white), largest)
+    return Image.fromarray((values.clip(0) * (255 / white)).round().astype(np.uint8))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, Image.DecompressionBombWarning | Image.DecompressionBombError):
+        return f'{str(error).split(",")[0]}; scale the image down'
+    if isinstance(error, PIL.UnidentifiedImageError):
+        return 'not an image of a format that Pillow can read'
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return _first_line(error)
+
+
+def _transform(image: Image.Image, config: dict[str, Any]) -> Array:
+    """timm's evaluation transform: resize, crop the centre, normalize."""
+    side, crop_mode = config['input_size'][-1], config['crop_mode']
+    scaled = math.floor(side / config['crop_pct'])
+    fill: tuple[int, ...] = (0,) * len(image.getbands())
+    if crop_mode == 'squash':
+        size = (scaled, scaled)
+    elif crop_mode == 'border':
+        ratio = max(image.size) / scaled
+        size = (max(1, round(image.width / ratio)), max(1, round(image.height / ratio)))
+        fill = tuple(round(255 * mean) for mean in config['mean'])
+    else:
+        image = _crop_ends(image)
+        short, long = min(image.size), max(image.size)
+        longer = int(scaled * long / short)
+        size = (scaled, longer) if image.width <= image.height else (longer, scaled)
+    if image.size != size:
+        image = image.resize(size, Image.Resampling[config['interpolation'].upper()])
+    canvas = Image.new(image.mode, (side, side), fill)
+    canvas.paste(image, (-_margin(image.width, side), -_margin(image.height, side)))
+    pixels = np.asarray(canvas, np.float32).reshape(side, side, -1).transpose(2, 0, 1) / np.float32(255)
+    mean, std = (np.asarray(config[key], np.float32)[:, None, None] for key in ('mean', 'std'))
+    return np.ascontiguousarray((pixels - mean) / std)
+
+
+def _margin(length: int, side: int) -> int:
+    """Where a central crop begins; before the image if that is shorter."""
+    return round((length - side) / 2) if length >= side else -((side - length) // 2)
+
+
+def _crop_ends(image: Image.Image) -> Image.Image:
+    """Crop an extremely long image to what the central crop can see: a resize of all of it could take any memory."""
+    width, height = image.size
+    limit = _LONGEST * min(width, height)
+    if max(width, height) <= limit:
+        return image
+    left, top = max(0, width - limit) // 2, max(0, height - limit) // 2
+    return image.crop((left, top, left + min(width, limit), top + min(height, limit)))
+
+
+def _import_onnxruntime() -> Any:
+    """Here and not above, so that the package can be imported without it."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ImportError(
+            'OnnxDRNet needs ONNX Runtime: pip install "timm-drnet[onnx]", or without PyTorch: pip install onnxruntime'
+        ) from error
+    return onnxruntime
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Classify image files from the command line.
+
+    Args:
+        argv: Arguments; those of the process by default.
+
+    Returns:
+        0, or 1 if a file was unreadable, or 2 for bad input.
+    """
+    parser = argparse.ArgumentParser(
+        description='Classify images with an exported DRNet. The exit code is 1 if a file was unreadable.')
+    add = parser.add_argument
+    add('images', metavar='IMAGE', nargs='+', help='image files')
+    add('--folder', default=str(Path(__file__).parent), help='the exported model (the folder of this script)')
+    add('--topk', metavar='K', type=int, default=1, help='labels per image (%(default)s)')
+    add('--batch-size', metavar='N', type=int, default=32, help='images that are routed together (%(default)s)')
+    add('--threads', metavar='N', type=int, help='CPU threads (one for each core)')
+    add('--provider', metavar='NAME', action='append', help='an ONNX Runtime execution provider (CPUExecutionProvider)')
+    add('--json', action='store_true', help='print JSON')
+    args = parser.parse_args(argv)
+    try:
+        model = OnnxDRNet(args.folder, args.provider, args.threads)
+        found, unreadable = _classify_files(model, args.images, args.topk, args.batch_size)
+    except (InvalidExportError, ImportError, ValueError) as error:
+        print(f'{parser.prog}: {error}', file=sys.stderr)
+        return 2
+    if args.json:
+        print(json.dumps([{'path': name, **asdict(result)} for name, result in found], indent=2, allow_nan=False))
+    for name, result in () if args.json else found:
+        labels = ', '.join(
+            f'{label} {p:.1%}' for label, p in zip(result.labels, result.probabilities, strict=True))
+        print(_printable(f'{name}  {result.resolution} px  {labels}'))
+    for message in unreadable:
+        print(_printable(f'{parser.prog}: skipped {message}'), file=sys.stderr)
+    return 1 if unreadable else 0
+
+
+def _classify_files(
+        model: OnnxDRNet,
+        names: Sequence[str],
+        topk: int,
+        batch_size: int,
+) -> tuple[list[tuple[str, Classification]], list[str]]:
+    """The files that could be read with their results, and a message for each of the others."""
+    found: list[tuple[str, Classification]] = []
+    unreadable = []
+    for start in range(0, len(names), max(1, batch_size)):
+        readable, images = [], []
+        for name in names[start:start + max(1, batch_size)]:
+            try:
+                images.append(model.prepare(name))
+                readable.append(name)
+            except UnreadableImageError as error:
+                unreadable.append(str(error))
+        found += zip(readable, model.classify(images, topk, batch_size), strict=True)
+    return found, unreadable
+
+
+def _printable(text: str) -> str:
+    """Escape what a terminal cannot show: control characters, and bytes of a file name that are no text."""
+    return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode('ascii') for c in text)
+
+
+if __name__ == '__main__':
+    sys.exit(main())
