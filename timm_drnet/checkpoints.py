@@ -89,7 +89,8 @@ def load_mindspore(model: 'DRNet', classifier: str | os.PathLike[str]) -> None:
     state_dict = convert_checkpoints(read_checkpoint(path), read_checkpoint(predictor))
     _check_resolutions(state_dict, model)
     if state_dict.keys() != model.state_dict().keys():
-        raise ValueError("The authors' release is a ResNet-50 with a residual predictor, and the model another network.")
+        raise ValueError(
+            "The authors' release is a ResNet-50 with a residual predictor, and the model is another network.")
     own: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]  # timm's attribute
     cfg = {**own, 'custom_load': False, 'file': None, 'state_dict': state_dict}
     load_pretrained(model, cfg, model.num_classes, model.in_chans)

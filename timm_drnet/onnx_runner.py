@@ -34,7 +34,7 @@ MANIFEST = 'manifest.json'
 
 Array: TypeAlias = NDArray[np.float32]
 
-_MICRO_BATCH = 8
+_MICRO_BATCH = 16
 """Images that a model gets at once; see `OnnxDRNet`."""
 
 _DRAFT_MARGIN = 4
@@ -73,7 +73,7 @@ class OnnxDRNet:
         providers: ONNX Runtime's execution providers, best first, each a name or a name and its options. Default: the
             CPU.
         threads: CPU threads of one call. Default: ONNX Runtime's own choice, one for each core.
-        micro_batch: Most images that a model gets at once; a larger batch is cut into equal parts. Default: 8 on the
+        micro_batch: Most images that a model gets at once; a larger batch is cut into equal parts. Default: 16 on the
             CPU, where larger parts take memory and gain no time; elsewhere batches are not cut.
 
     Raises:

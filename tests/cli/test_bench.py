@@ -1,0 +1,116 @@
+"""``timm-drnet bench``: what it measures with which arguments, and what it refuses."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import timm_drnet
+from timm_drnet.cli import main
+
+PHOTOS = Path(__file__).parents[2] / 'examples' / 'photos'
+TINY = ('--model-kwargs', 'backbone=test_resnet', 'resolutions=(64,48,32)', 'predictor=inverted_residual')
+
+
+@pytest.fixture
+def run(capsys):
+    """Run the command: exit code, stdout, stderr."""
+
+    def run(*args, model='drnet', kwargs=TINY):
+        code = main(['bench', model, '--repeats', '2', *map(str, args), *kwargs])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def test_mix(run, tmp_path):
+    code, out, _ = run(
+        '--mix', '0.25,0.25,0.5', '-b', 1, 8, '--engine', 'eager', 'deployed', '--threads', 1,
+        '--output', tmp_path / 'bench.json')
+    assert code == 0
+    report = json.loads((tmp_path / 'bench.json').read_text())
+    assert (report['model'], report['mix'], report['dtype']) == ('drnet', [0.25, 0.25, 0.5], 'float32')
+    assert report['machine']['threads'] == 1
+    assert list(report['engines']) == ['eager', 'deployed']
+    rows = timm_drnet.cost_table(timm_drnet.create_drnet(
+        'test_resnet', resolutions=(64, 48, 32), predictor='inverted_residual'))
+    average = sum(share * row.total_flops for share, row in zip((0.25, 0.25, 0.5), rows, strict=True))
+    for engine in report['engines'].values():
+        assert [one['batch_size'] for one in engine] == [1, 8]
+        for one in engine:
+            assert one['shares'] == [0.25, 0.25, 0.5]
+            dynamic, largest, *_ = one['timings']
+            assert dynamic['flops_ratio'] == pytest.approx(average / rows[0].backbone_flops)
+            assert largest['time_ratio'] == 1
+    assert 'eager, batches of 8, shares of the resolutions 25 %, 25 %, 50 %' in out
+    for name in ('dynamic', 'held at 64 px', 'held at 48 px', 'held at 32 px', 'all branches'):
+        assert len(re.findall(f'^{name} .*\\d$', out, re.MULTILINE)) == 4
+
+
+def test_photographs_at_the_resolutions_predicted_for_them(run):
+    code, out, err = run(
+        '--data', PHOTOS, '-b', 4, '--engine', 'eager', '--json', model=timm_drnet.DEFAULT_MODEL, kwargs=())
+    assert code == 0, err
+    report = json.loads(out)
+    [one] = report['engines']['eager']
+    assert report['mix'] is None
+    assert one['shares'] == pytest.approx([0, 4 / 12, 8 / 12])  # as the README says of these photographs
+    assert one['timings'][0]['flops_ratio'] == pytest.approx(0.684, abs=1e-3)
+
+
+def test_plot(run, tmp_path):
+    results = tmp_path / 'results.json'
+    score = {'top1': 80.0, 'top5': 95.0, 'gflops': 0.1, 'fraction': 0.7}
+    rows = timm_drnet.cost_table(timm_drnet.create_drnet('test_resnet', resolutions=(64, 48, 32)))
+    results.write_text(json.dumps({
+        'model': 'drnet', 'checkpoint': None, 'split': 'validation', 'limit': None, 'crop_pct': 1.0,
+        'interpolation': 'bilinear', 'amp': False, 'unreadable': [], 'images': 10, 'stage': 'joint',
+        'num_classes': 1000, 'k': 5, 'dynamic': score,
+        'resolutions': [
+            {'resolution': row.resolution, 'images': 3, 'share': 0.3, 'routed': score,
+             'held': {**score, 'gflops': row.backbone_flops / 1e9}} for row in rows],
+        'random': {'draws': [score], 'mean': score, 'std': {'top1': 0.1, 'top5': 0.1}}}))
+    args = ('-b', 1, 2, '--engine', 'eager', '--results', results)
+    assert run(*args, '--plot', tmp_path / 'speed.png')[0] == 0
+    with Image.open(tmp_path / 'speed.png') as image:
+        assert image.size[0] > 1000
+        assert len(image.convert('RGB').getcolors(1 << 20)) > 10
+    results.write_text('{}')
+    code, _, err = run(*args, '--plot', tmp_path / 'other.png')
+    assert code == 2
+    assert 'not the JSON of timm-drnet validate' in err
+    assert not (tmp_path / 'other.png').exists()
+
+
+@pytest.mark.parametrize(('args', 'told'), [
+    (('--mix', '0.5,0.5'), '--mix 0.5,0.5: give 3 shares that add up to 1'),
+    (('--mix', '0.5,0.5,0.5'), 'add up to 1'),
+    (('--mix', '1.5,-0.5,0'), 'add up to 1'),
+    (('--mix', 'a,b,c'), '--mix a,b,c'),
+    (('-b', 0), '--batch-size 0: use at least 1'),
+    (('--repeats', 0), '--repeats 0: use at least 1'),
+    (('--threads', 0), '--threads 0: use at least 1'),
+    (('--data', PHOTOS, '--mix', '1,0,0'), '--mix 1,0,0: with --data the predictor decides'),
+    (('--checkpoint', 'x.pth'), '--checkpoint x.pth: without --data no weights are needed'),
+    (('--plot', 'x.png'), 'give both of them'),
+    (('--results', 'x.json'), 'give both of them'),
+    (('--plot', 'x.txt', '--results', 'x.json'), '--plot x.txt: use a name that ends in .png'),
+    (('--output', '/nowhere/x.json'), '--output /nowhere/x.json: cannot write there'),
+    (('--engine', 'onnxruntime', '--dtype', 'bfloat16', '-b', 1), '--engine onnxruntime: .*float32'),
+])
+def test_bad_arguments(run, args, told):
+    code, out, err = run(*args)
+    assert (code, out) == (2, '')
+    assert re.fullmatch(f'timm-drnet bench: .*{told}.*\n', err), err
+
+
+def test_too_few_photographs(run, tmp_path):
+    Image.new('RGB', (80, 80)).save(tmp_path / 'one.png')
+    (tmp_path / 'broken.jpg').write_bytes(b'no image')
+    code, _, err = run('--data', tmp_path, '-b', 2, model=timm_drnet.DEFAULT_MODEL, kwargs=())
+    assert code == 2
+    assert 'skipped' in err
+    assert '1 images do not fill a batch of 2; give more, or a smaller --batch-size' in err

@@ -1,0 +1,223 @@
+"""Deployed models give what the models give, whatever their family, cuts, layout and number of threads."""
+
+import copy
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from test_zoo import FAMILIES
+from timm.data import resolve_model_data_config
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from timm_drnet.deploy import _fastest_cut
+
+
+def norms(module):
+    return [m for m in module.modules() if isinstance(m, _BatchNorm)]
+
+
+def close(ours, theirs):
+    scale = theirs.abs().max().item()
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4 * scale)
+
+
+@pytest.fixture
+def make_family(make_tiny, shake):
+    """Function that creates a DRNet of one family in eval mode, with norms that all differ."""
+
+    def make(name, **kwargs):
+        args, resolutions = FAMILIES[name]
+        return shake(make_tiny(name, resolutions=resolutions, **args, **kwargs)).eval()
+
+    return make
+
+
+@pytest.mark.parametrize('share_weights', [False, True])
+@pytest.mark.parametrize('name', FAMILIES)
+def test_family_gives_the_same(make_family, spread_choices, images, name, share_weights):
+    model = make_family(name)
+    x = images(6)
+    choice = spread_choices(model, x)
+    deployed = model.deploy(micro_batch=0, share_weights=share_weights)
+    with torch.no_grad():
+        assert torch.equal(deployed.predict_resolution(x), choice)
+        close(deployed(x), model(x))
+        for j in range(3):
+            close(deployed.forward_at(x, j), model.forward_at(x, j))
+        mixed = choice.flip(0)
+        close(deployed.forward_at(x, mixed), model.forward_at(x, mixed))
+
+
+@pytest.mark.parametrize(('name', 'left'), [
+    ('resnet18d', 0), ('mobilenetv2_035', 0), ('regnety_002', 0), ('densenet121', None)])
+def test_norms_are_gone_where_they_follow_a_convolution(make_family, name, left):
+    deployed = make_family(name).deploy(micro_batch=0)
+    assert norms(deployed) == []
+    affine = [m for m in deployed.branch(0).modules() if type(m).__name__ == 'ChannelAffine']
+    assert len(affine) == left if left is not None else len(affine) > 4  # DenseNet's stand in front of convolutions
+
+
+@pytest.mark.parametrize('cut', [1, 2, 3, 5, 100])
+def test_cuts_change_nothing(tiny, spread_choices, images, cut):
+    x = images(7)
+    choice = spread_choices(tiny, x)
+    whole, cut_up = tiny.deploy(micro_batch=0), tiny.deploy(micro_batch=cut)
+    assert cut_up.micro_batch == (cut,) * 3
+    sizes = []
+    cut_up.branches[0].register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    torch.testing.assert_close(cut_up(x), whole(x), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(cut_up.forward_at(x, choice), whole.forward_at(x, choice), rtol=1e-5, atol=1e-5)
+    sizes.clear()
+    torch.testing.assert_close(cut_up.forward_at(x, 0), whole.forward_at(x, 0), rtol=1e-5, atol=1e-5)
+    assert max(sizes) <= cut
+    assert max(sizes) - min(sizes) <= 1
+    assert sum(sizes) == 7
+
+
+def test_cuts_are_found(tiny):
+    deployed = tiny.deploy()
+    assert all(cut in (1, 2, 4, 8, 16, 32) for cut in (*deployed.micro_batch, deployed.predictor_micro_batch))
+    assert f'micro_batch={deployed.micro_batch}' in repr(deployed)
+
+
+def test_fastest_cut_is_where_an_image_takes_least(monkeypatch):
+    class Module:
+        def __call__(self, x):
+            self.images = len(x)
+            return x
+
+    module = Module()
+    monkeypatch.setattr(  # a call costs 3, an image 1, and one beyond the fourth 5
+        'timm_drnet.deploy._seconds',
+        lambda m, x: (3 + len(x) + 4 * max(0, len(x) - 4)) / 1e4)
+    assert _fastest_cut(module, torch.zeros(1, 3, 8, 8)) == 4
+
+
+def test_threads_give_what_one_gives(tiny, spread_choices, images):
+    batches = [images(n, seed=n) for n in (1, 5, 8, 3, 2, 7, 6, 4)] * 4
+    spread_choices(tiny, images(9))
+    deployed = tiny.deploy(micro_batch=2)
+    expected = [deployed(x) for x in batches]
+    with ThreadPoolExecutor(8) as threads:
+        for _ in range(3):
+            assert all(torch.equal(a, b) for a, b in zip(threads.map(deployed, batches), expected, strict=True))
+    fresh = tiny.deploy(micro_batch=2)  # weights are put in order at their first use, now by all threads at once
+    with ThreadPoolExecutor(8) as threads:
+        assert all(torch.equal(a, b) for a, b in zip(threads.map(fresh, batches), expected, strict=True))
+
+
+def test_threads_of_the_plain_model_give_what_one_gives(tiny, spread_choices, images):
+    batches = [images(n, seed=n) for n in (1, 5, 8, 3, 2, 7, 6, 4)] * 4
+    spread_choices(tiny, images(9))
+
+    def run(x):
+        with torch.no_grad():
+            return tiny(x)
+
+    expected = [run(x) for x in batches]
+    with ThreadPoolExecutor(8) as threads:
+        assert all(torch.equal(a, b) for a, b in zip(threads.map(run, batches), expected, strict=True))
+
+
+@pytest.mark.parametrize('training', [False, True])
+def test_model_is_left_as_it_was(tiny, images, training):
+    tiny.train(training)
+    state = {key: value.clone() for key, value in tiny.state_dict().items()}
+    rng = torch.get_rng_state()
+    deployed = tiny.deploy(micro_batch=0)
+    deployed(images(2))
+    assert torch.equal(torch.get_rng_state(), rng)
+    assert tiny.training == training
+    assert all(m.training == training for m in tiny.modules())
+    assert all(torch.equal(tiny.state_dict()[key], value) for key, value in state.items())
+    assert all(p.requires_grad and p.is_contiguous() for p in tiny.parameters())
+    with torch.no_grad():
+        for p in tiny.parameters():
+            p.zero_()
+    assert deployed(images(2)).abs().max() > 0
+
+
+def test_inference_only(tiny, images):
+    deployed = tiny.deploy(micro_batch=0)
+    with pytest.raises(RuntimeError, match='is for inference: train the model that it was made from'):
+        deployed.train()
+    assert not deployed.eval().training
+    assert not any(p.requires_grad for p in deployed.parameters())
+    y = deployed(images(2).requires_grad_())
+    assert not y.requires_grad
+    assert not y.is_inference()
+
+
+def test_memory(make_tiny, shake):
+    def size(module):
+        return sum(p.numel() * 4 for p in module.parameters())
+
+    args = {'backbone': 'resnet18d', 'channels': (16, 24, 32, 40), 'stem_width': 8}
+    model, one_set = (
+        shake(make_tiny(resolution_aware_norm=aware, **args)).eval() for aware in (True, False))
+    three = model.deploy(micro_batch=0).memory()
+    one = one_set.deploy(micro_batch=0).memory()
+    predictor = size(model.predictor)
+    assert (three - predictor) / (one - predictor) == pytest.approx(3, rel=0.05)
+    assert model.deploy(micro_batch=0, share_weights=True).memory() == pytest.approx(size(model), rel=0.05)
+
+
+def test_copies_and_pickles(tiny, images):
+    x = images(3)
+    deployed = tiny.deploy(micro_batch=2)
+    expected = deployed.forward_at(x, 1)
+    for other in (copy.deepcopy(deployed), pickle.loads(pickle.dumps(deployed))):
+        assert torch.equal(other.forward_at(x, 1), expected)
+        assert other.micro_batch == deployed.micro_batch
+    other.load_state_dict({key: torch.zeros_like(value) for key, value in deployed.state_dict().items()})
+    assert other.forward_at(x, 1).abs().max() == 0
+    assert torch.equal(deployed.forward_at(x, 1), expected)
+
+
+def test_data_types(tiny, images):
+    x = images(4)
+    deployed = tiny.deploy(micro_batch=0)
+    expected = deployed.forward_at(x, 0)
+    deployed.forward_at(x, 0)
+    half = copy.deepcopy(deployed).to(torch.bfloat16).forward_at(x.bfloat16(), 0)
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), expected, rtol=0.1, atol=0.1 * expected.abs().max().item())
+    back = copy.deepcopy(deployed).to(torch.float64).forward_at(x.double(), 0)
+    torch.testing.assert_close(back.float(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_pretrain_stage_runs_the_largest(make_tiny, shake, images):
+    model = shake(make_tiny(stage='pretrain')).eval()
+    deployed = model.deploy(micro_batch=0)
+    x = images(3)
+    assert deployed.predict_resolution(x).tolist() == [0, 0, 0]
+    with torch.no_grad():
+        close(deployed(x), model(x))
+
+
+def test_configuration_comes_along(tiny):
+    deployed = tiny.deploy(micro_batch=0)
+    assert resolve_model_data_config(deployed) == resolve_model_data_config(tiny)
+    for name in ('resolutions', 'num_classes', 'in_chans', 'predictor_size', 'stage'):
+        assert getattr(deployed, name) == getattr(tiny, name)
+
+
+@pytest.mark.parametrize('value', [-1, 1.5, True, '8'])
+def test_bad_micro_batch(tiny, value):
+    with pytest.raises(ValueError, match='Invalid micro_batch .*: use a number of images'):
+        tiny.deploy(micro_batch=value)
+
+
+def test_bad_input(tiny, images):
+    deployed = tiny.deploy(micro_batch=0)
+    with pytest.raises(ValueError, match='use a batch of square images'):
+        deployed(images(2)[:, :, :32])
+    with pytest.raises(ValueError, match='Invalid choice 3: there are 3 candidates'):
+        deployed.forward_at(images(2), 3)
+    with pytest.raises(ValueError, match='one integer for each of the 2 images'):
+        deployed.forward_at(images(2), torch.tensor([0]))
+    with pytest.raises(ValueError, match='Invalid choice'):
+        deployed.branch(-1)
+    with pytest.raises(ValueError, match='on the meta device'):
+        copy.deepcopy(tiny).to('meta').deploy()

@@ -1,0 +1,204 @@
+"""``timm-drnet bench``: measured speed, beside that of the model's own backbone."""
+
+import argparse
+import dataclasses
+import importlib.util
+import json
+import math
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from ..bench import Batch, Benchmark, bench, describe_machine, mixed_batches
+from ..cost import cost_table
+from ..drnet import DRNet
+from ..engines import ENGINES, Engine, prepare_engine
+from ..image_files import find_images
+from ..image_reading import UnreadableImageError, image_loader
+from ..results import Results
+from ..speed_plot import plot_speed
+from .common import Subparsers, UserError, add_model_arguments, load_model, pick_device
+
+_PLOTS = ('.png', '.svg', '.pdf')
+_DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16}
+
+
+def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
+    """Describe the command."""
+    parser = commands.add_parser(
+        'bench', help='measure speed',
+        description='Measure speed: of the model, of the same model held at each of its resolutions, and of all'
+                    ' branches on every image, side by side. Times are for whole batches, which every side runs in the'
+                    ' pieces that serve it best.')
+    add_model_arguments(parser, positional=True)
+    add = parser.add_argument
+    add('--checkpoint', metavar='FILE', help='trained weights, for --data')
+    add('--mix', metavar='P,P,...', help='share of each resolution, largest first (all the same)')
+    add('--data', metavar='PATH', nargs='+', help='images or folders: run each at the resolution predicted for it')
+    add('-b', '--batch-size', metavar='N', type=int, nargs='+', default=[1, 8, 32], help='(1 8 32)')
+    add('--engine', metavar='NAME', nargs='+', choices=ENGINES, default=['eager', 'deployed'],
+        help=f'some of {", ".join(ENGINES)} (eager deployed)')
+    add('--repeats', metavar='N', type=int, default=20, help='runs of each batch in each way (%(default)s)')
+    add('--threads', metavar='N', type=int, help="threads (PyTorch's default)")
+    add('--device', metavar='NAME', help='cpu, cuda, cuda:1, ... (the accelerator, if there is one)')
+    add('--dtype', choices=_DTYPES, default='float32', help='(%(default)s)')
+    add('--channels-last', action='store_true', help='run in the channels_last memory format')
+    add('--results', metavar='FILE', help='JSON of timm-drnet validate for this model: its accuracies, for --plot')
+    add('--plot', metavar='FILE', help='draw accuracy against time: a .png, .svg or .pdf')
+    add('--json', action='store_true', help='print JSON')
+    add('--output', metavar='FILE', help='also write the JSON to a file')
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure and print."""
+    device = pick_device(args.device)
+    _check(args)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    needs_weights = bool(args.data)
+    model = load_model(
+        args.model, args.num_classes, args.checkpoint, pretrained=needs_weights, **args.model_kwargs)
+    mix = _mix(args.mix, len(model.resolutions))
+    model = model.to(device, _DTYPES[args.dtype])
+    if args.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    costs = cost_table(model)
+    accuracies = _accuracies(args, model) if args.plot else None
+    measured: dict[str, list[Benchmark]] = {}
+    for name in args.engine:
+        measured[name] = []
+        for size in args.batch_size:
+            images = _images(args, model, size)
+            try:
+                engine = prepare_engine(name, model, images[0], args.threads)
+            except ValueError as error:
+                raise UserError(f'--engine {name}: {error}') from error
+            batches = _batches(images, engine, None if args.data else mix)
+            total = len(batches) * (args.repeats + 1)
+            with tqdm(total=total, desc=f'{name}, batch {size}', leave=False, disable=None) as progress:
+                measured[name].append(bench(
+                    engine, batches, costs, args.repeats, model.stage == 'joint', progress.update))
+
+    report = {
+        'model': args.model, 'data': args.data, 'mix': None if args.data else mix, 'dtype': args.dtype,
+        'channels_last': args.channels_last, 'repeats': args.repeats,
+        'machine': describe_machine(device, torch.get_num_threads()),
+        'engines': {name: [dataclasses.asdict(one) for one in each] for name, each in measured.items()},
+    }
+    text = json.dumps(report, indent=2)
+    if args.output:
+        Path(args.output).write_text(text + '\n', encoding='utf-8')
+    if accuracies is not None:
+        plot_speed(measured, accuracies, args.plot, f'{args.model}, {report["machine"]["processor"]}')
+    print(text if args.json else _table(args.model, report['machine'], measured))
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse what would only fail later, perhaps after a long measurement."""
+    for option, value in (
+            *(('--batch-size', size) for size in args.batch_size), ('--repeats', args.repeats),
+            ('--threads', args.threads)):
+        if value is not None and value < 1:
+            raise UserError(f'{option} {value}: use at least 1')
+    if args.data and args.mix:
+        raise UserError(f'--mix {args.mix}: with --data the predictor decides; leave one of them out')
+    if args.checkpoint and not args.data:
+        raise UserError(f'--checkpoint {args.checkpoint}: without --data no weights are needed; leave it out')
+    if bool(args.results) != bool(args.plot):
+        raise UserError('--plot draws the accuracies of --results: give both of them, or none')
+    if args.plot and Path(args.plot).suffix not in _PLOTS:
+        raise UserError(f'--plot {args.plot}: use a name that ends in {", ".join(_PLOTS)}')
+    if args.plot and importlib.util.find_spec('matplotlib') is None:
+        raise UserError('--plot needs matplotlib: pip install "timm-drnet[plot]"')
+    for option, name in (('--output', args.output), ('--plot', args.plot)):
+        path = Path(name) if name else None
+        if path and (path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK)):
+            raise UserError(f'{option} {name}: cannot write there; name a file in an existing folder')
+
+
+def _accuracies(args: argparse.Namespace, model: DRNet) -> Results:
+    try:
+        return Results.from_report(json.loads(Path(args.results).read_text(encoding='utf-8')), model)
+    except OSError as error:
+        raise UserError(f'--results {args.results}: {error.strerror}') from error
+    except ValueError as error:
+        raise UserError(f'--results {args.results}: {error}; give that of timm-drnet validate {args.model}') from error
+
+
+def _mix(text: str | None, num_resolutions: int) -> tuple[float, ...]:
+    if text is None:
+        return (1 / num_resolutions,) * num_resolutions
+    try:
+        mix = tuple(float(part) for part in text.split(','))
+    except ValueError:
+        mix = ()
+    valid = len(mix) == num_resolutions and all(share >= 0 for share in mix)
+    if not valid or not math.isclose(sum(mix), 1, abs_tol=1e-3):
+        raise UserError(f'--mix {text}: give {num_resolutions} shares that add up to 1, one for each resolution')
+    return tuple(share / sum(mix) for share in mix)
+
+
+def _images(args: argparse.Namespace, model: DRNet, size: int) -> list[torch.Tensor]:
+    """Batches of the size: noise, or photographs, of which those that do not fill a batch are left out."""
+    weight = next(model.parameters())
+    side = model.resolutions[0]
+    if not args.data:
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randn(size, model.in_chans, side, side, generator=generator)
+        return [_like(weight, noise, args.channels_last)]
+    try:
+        load = image_loader(model)
+        paths = find_images(args.data)
+    except (OSError, ValueError) as error:
+        raise UserError(f'--data {" ".join(args.data)}: {error}') from error
+    images = []
+    for path in tqdm(paths, desc='read', unit='image', delay=1, leave=False, disable=None):
+        try:
+            images.append(load(path))
+        except UnreadableImageError as error:
+            print(f'timm-drnet bench: skipped {path}: {error}', file=sys.stderr)
+    if len(images) < size:
+        raise UserError(f'--data {" ".join(args.data)}: {len(images)} images do not fill a batch of {size}; give more,'
+                        ' or a smaller --batch-size')
+    return [
+        _like(weight, torch.stack(images[i:i + size]), args.channels_last)
+        for i in range(0, len(images) - size + 1, size)]
+
+
+def _like(weight: torch.Tensor, x: torch.Tensor, channels_last: bool) -> torch.Tensor:
+    x = x.to(weight.device, weight.dtype)
+    return x.contiguous(memory_format=torch.channels_last) if channels_last else x
+
+
+def _batches(images: list[torch.Tensor], engine: Engine, mix: tuple[float, ...] | None) -> list[Batch]:
+    if mix is not None:
+        return mixed_batches(images[0], mix)
+    return [Batch(x, engine.predict_resolution(x), 1.0) for x in images]
+
+
+def _table(model: str, machine: dict[str, Any], results: dict[str, list[Benchmark]]) -> str:
+    """One block for each engine and batch size."""
+    lines = [
+        f'{model} on {machine["processor"]}, {machine["device"]}, {machine["threads"]} threads,'
+        f' torch {machine["torch"]}']
+    for name, benchmarks in results.items():
+        for one in benchmarks:
+            shares = ', '.join(f'{100 * share:.0f} %' for share in one.shares)
+            lines += [
+                '',
+                f'{name}, batches of {one.batch_size}, shares of the resolutions {shares};'
+                f' routing alone takes {100 * one.routing:.1f} %',
+                f'{"":<18}{"ms":>9}{"p50":>9}{"p90":>9}{"p99":>9}{"images/s":>10}{"MiB":>7}{"FLOPs":>8}{"time":>8}',
+            ]
+            for row in one.timings:
+                memory = '-' if row.peak_memory is None else f'{row.peak_memory / 2 ** 20:.0f}'
+                lines.append(
+                    f'{row.name:<18}{row.milliseconds:>9.2f}{row.p50:>9.2f}{row.p90:>9.2f}{row.p99:>9.2f}'
+                    f'{row.images_per_second:>10.1f}{memory:>7}{row.flops_ratio:>8.3f}{row.time_ratio:>8.3f}')
+    return '\n'.join(lines)
