@@ -19,7 +19,7 @@ from .deploy import DeployedDRNet, deploy
 from .gumbel import gumbel_one_hot, one_hot
 from .norm import ResolutionAwareNorm, branch_view, convert_norms, resize
 from .predictor import PREDICTOR_SIZES, create_predictor
-from .routing import ScriptedRouting, route, route_static
+from .routing import ScriptedRouting, check_choices, check_images, route, route_static
 from .statistics import RoutingStatistics, log_routing
 
 _logger = logging.getLogger(__name__)
@@ -217,7 +217,7 @@ class DRNet(nn.Module):
             return self._forward_traced(x)
         if x.is_meta:  # shapes are all there is: nothing to predict from
             return self.branch(0)(x)  # type: ignore[no-any-return]
-        _check_images(x)
+        check_images(x)
         if self.stage == 'pretrain':
             return self._forward_pretrain(x)
         h = self._predict(x)
@@ -244,7 +244,7 @@ class DRNet(nn.Module):
         Raises:
             ValueError: If x is not a batch of square images.
         """
-        _check_images(x)
+        check_images(x)
         if self.stage == 'pretrain':
             return torch.zeros(len(x), dtype=torch.int64, device=x.device)
         return self._predict(x).argmax(dim=1)
@@ -262,14 +262,10 @@ class DRNet(nn.Module):
         Raises:
             ValueError: If x is not a batch of square images, or a choice is not a candidate.
         """
-        _check_images(x)
+        check_images(x)
         if isinstance(choice, int):
             return self._run(self._check_index(choice), x)
-        if choice.shape != (len(x),) or choice.is_floating_point() or choice.is_complex():
-            raise ValueError(
-                f'Invalid choice of shape {tuple(choice.shape)} and type {choice.dtype}: use one integer for each of'
-                f' the {len(x)} images.')
-        logits: torch.Tensor = self._route(x, choice.long())[0]
+        logits: torch.Tensor = self._route(x, check_choices(choice, len(x)))[0]
         return logits
 
     def deploy(self, micro_batch: int | None = None, share_weights: bool = False) -> DeployedDRNet:
@@ -451,9 +447,3 @@ def check_resolutions(resolutions: Sequence[int]) -> tuple[int, ...]:
 
 def _is_distributed() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
-
-
-def _check_images(x: torch.Tensor) -> None:
-    if x.ndim != 4 or x.shape[0] == 0 or x.shape[2] != x.shape[3]:
-        raise ValueError(
-            f'Invalid input of shape {tuple(x.shape)}: use a batch of square images, (B, C, S, S); crop or pad others.')

@@ -9,7 +9,7 @@ import torch
 
 from .norm import resize
 from .onnx_runner import read_file, read_manifest
-from .routing import route
+from .routing import check_choices, check_images, route
 
 
 class ExportedDRNet:
@@ -64,7 +64,7 @@ class ExportedDRNet:
         Raises:
             ValueError: If x is not a batch of square images.
         """
-        _check_images(x)
+        check_images(x)
         if self._predictor is None:
             return torch.zeros(len(x), dtype=torch.int64)
         return self._predictor(resize(x, self.manifest['predictor_size'])).argmax(dim=1)
@@ -83,13 +83,9 @@ class ExportedDRNet:
         Raises:
             ValueError: If x is not a batch of square images, or a choice is not a candidate.
         """
-        _check_images(x)
+        check_images(x)
         choices = torch.full((len(x),), choice) if isinstance(choice, int) else choice
-        if choices.shape != (len(x),) or choices.is_floating_point():
-            raise ValueError(
-                f'Invalid choice of shape {tuple(choices.shape)} and type {choices.dtype}: use one integer for each of'
-                f' the {len(x)} images.')
-        logits: torch.Tensor = route(x, choices.long(), len(self.resolutions), self._run)[0]
+        logits: torch.Tensor = route(x, check_choices(choices, len(x)), len(self.resolutions), self._run)[0]
         return logits
 
     def _run(self, index: int, x: torch.Tensor) -> torch.Tensor:
@@ -106,9 +102,3 @@ def load_program(content: bytes) -> Callable[[torch.Tensor], torch.Tensor]:
         A function from (B, C, r, r) to (B, outputs).
     """
     return torch.export.load(io.BytesIO(content)).module()
-
-
-def _check_images(x: torch.Tensor) -> None:
-    if x.ndim != 4 or x.shape[0] == 0 or x.shape[2] != x.shape[3]:
-        raise ValueError(
-            f'Invalid input of shape {tuple(x.shape)}: use a batch of square images, (B, C, S, S); crop or pad others.')

@@ -101,3 +101,30 @@ class ScriptedRouting(nn.Module):
 
 def _scriptable_resize(x: torch.Tensor, size: int) -> torch.Tensor:
     return torch.nn.functional.interpolate(x, size=[size, size], mode='bilinear', align_corners=False)
+
+
+def check_images(x: torch.Tensor) -> None:
+    """Refuse what is no batch of square images, (B, C, S, S).
+
+    Raises:
+        ValueError: If it is none.
+    """
+    if x.ndim != 4 or x.shape[0] == 0 or x.shape[2] != x.shape[3]:
+        raise ValueError(
+            f'Invalid input of shape {tuple(x.shape)}: use a batch of square images, (B, C, S, S); crop or pad others.')
+
+
+def check_choices(choice: torch.Tensor, images: int) -> torch.Tensor:
+    """Refuse what is no choice for each of a number of images, (B,) integers; `route` sees whether they exist.
+
+    Returns:
+        The same as int64.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    if choice.shape != (images,) or choice.is_floating_point() or choice.is_complex():
+        raise ValueError(
+            f'Invalid choice of shape {tuple(choice.shape)} and type {choice.dtype}: use one integer for each of'
+            f' the {images} images.')
+    return choice.long()

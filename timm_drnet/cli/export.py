@@ -5,11 +5,10 @@ import json
 import os
 import sys
 from contextlib import redirect_stdout
-from pathlib import Path
 from typing import Any
 
 from ..export import FORMATS, ExportError, check_target, export_model
-from .common import Subparsers, UserError, add_model_arguments, load_model
+from .common import Subparsers, UserError, add_model_arguments, load_model, read_labels
 
 
 def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
@@ -37,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f'--num-classes {args.num_classes}: use the number of classes of the weights')
     try:
         check_target(args.out, args.format, args.opset)  # before the model is loaded
-        labels = _read_labels(args.labels) if args.labels else None
+        labels = read_labels(args.labels) if args.labels else None
         model = load_model(args.model, args.num_classes, args.checkpoint, **args.model_kwargs)
         cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]  # timm's attribute
         if args.checkpoint is None and model.num_classes not in (0, cfg['num_classes']):
@@ -53,18 +52,6 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f'{args.out}: {error.strerror or error}; name another folder') from error
     print(json.dumps(manifest, indent=2) if args.json else _summary(args.out, manifest))
     return 0
-
-
-def _read_labels(name: str) -> list[str]:
-    try:
-        lines = Path(name).read_text(encoding='utf-8-sig').splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f'--labels {name}: not a text file in UTF-8') from error
-    except OSError as error:
-        raise UserError(f'--labels {name}: {error.strerror}; give a text file with one label per line') from error
-    while lines and not lines[-1].strip():
-        lines.pop()
-    return [line.strip() for line in lines]
 
 
 def _summary(out: str, manifest: dict[str, Any]) -> str:
