@@ -1,11 +1,20 @@
 """Every engine gives what the model gives, whatever pieces it cuts batches into."""
 
 import time
+from functools import partial
 
 import pytest
 import torch
 
 from timm_drnet.engines import ENGINES, Pieces, prepare_engine
+
+
+@pytest.fixture(autouse=True)
+def no_compiler(monkeypatch):
+    """Graphs run by Python: not every machine has the C++ compiler that torch.compile needs to do better."""
+    monkeypatch.setattr(torch, 'compile', partial(torch.compile, backend='eager'))
+    yield
+    torch.compiler.reset()
 
 
 @pytest.mark.parametrize('name', ENGINES)
