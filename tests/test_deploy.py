@@ -8,9 +8,15 @@ import pytest
 import torch
 from test_zoo import FAMILIES
 from timm.data import resolve_model_data_config
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+import timm_drnet
+from timm_drnet import deploy as deployment
 from timm_drnet.deploy import _fastest_cut
+from timm_drnet.onednn import FusedConv
+from timm_drnet.validation import validate
 
 
 def norms(module):
@@ -221,3 +227,121 @@ def test_bad_input(tiny, images):
         deployed.branch(-1)
     with pytest.raises(ValueError, match='on the meta device'):
         copy.deepcopy(tiny).to('meta').deploy()
+
+
+def test_first_convolution_of_each_branch_is_torch_s_own_folding(tiny, make_plain):
+    deployed = tiny.deploy(micro_batch=0)
+    for j in range(3):
+        plain = make_plain(tiny, j)
+        conv, norm = [m for m in plain.modules() if isinstance(m, (nn.Conv2d, _BatchNorm))][:2]
+        expected = fuse_conv_bn_eval(conv, norm)
+        state = next(m for m in deployed.branch(j).modules() if isinstance(m, FusedConv)).state_dict()
+        torch.testing.assert_close(state['weight'], expected.weight)
+        torch.testing.assert_close(state['bias'], expected.bias)
+
+
+@pytest.mark.parametrize('share_weights', [False, True])
+def test_branches_share_what_they_should(make_tiny, shake, share_weights):
+    def convs(deployed, j):
+        return [m for m in deployed.branch(j).modules() if isinstance(m, (nn.Conv2d, FusedConv))]
+
+    deployed = shake(make_tiny()).deploy(micro_batch=0, share_weights=share_weights)
+    for j in (1, 2):
+        assert [a is b for a, b in zip(convs(deployed, 0), convs(deployed, j), strict=True)] == (
+            [share_weights] * len(convs(deployed, 0)))
+        assert next(m for m in deployed.branch(j).modules() if isinstance(m, nn.Linear)) is next(
+            m for m in deployed.branch(0).modules() if isinstance(m, nn.Linear))
+    one_norm = shake(make_tiny(resolution_aware_norm=False)).deploy(micro_batch=0, share_weights=share_weights)
+    assert one_norm.branch(0) is one_norm.branch(1) is one_norm.branch(2)
+    assert not any(type(m).__name__ == 'ChannelAffine' for m in one_norm.modules())  # folding costs no memory here
+
+
+@pytest.mark.parametrize('n', [1, 4])
+@pytest.mark.parametrize('size', [64, 40])
+def test_images_of_any_number_size_and_layout(tiny, spread_choices, images, n, size):
+    spread_choices(tiny, images(9))
+    deployed = tiny.deploy(micro_batch=2)
+    x = images(n, size)
+    with torch.no_grad():
+        close(deployed(x), tiny(x))
+        close(deployed(x.contiguous(memory_format=torch.channels_last)), tiny(x))
+    with torch.inference_mode():
+        close(deployed(x), tiny(x))
+
+
+def test_model_without_classifier_gives_embeddings(make_tiny, shake, images):
+    model = shake(make_tiny(num_classes=0, in_chans=1)).eval()
+    deployed, x = model.deploy(micro_batch=0), images(3, channels=1)
+    assert deployed(x).shape == (3, model.num_features)
+    with torch.no_grad():
+        close(deployed(x), model(x))
+
+
+def test_compiling_changes_nothing(tiny, images):
+    deployed, x = tiny.deploy(micro_batch=0), images(3)
+    assert torch.equal(torch.compile(deployed, backend='eager')(x), deployed(x))
+
+
+def test_package_takes_it_for_the_model(tiny, spread_choices, images):
+    x = images(12)
+    spread_choices(tiny, x)
+    deployed = tiny.deploy(micro_batch=0)
+    assert timm_drnet.cost_table(deployed) == timm_drnet.cost_table(tiny)
+    batches = [(x, torch.arange(12) % 5)]
+    assert validate(deployed, batches) == validate(tiny, batches)
+
+
+def test_cuts_are_measured_anew_after_a_move(tiny, images, monkeypatch):
+    deployed, given = tiny.deploy(), tiny.deploy(micro_batch=3)
+    monkeypatch.setattr(deployment, '_fastest_cut', lambda module, image: 16 if image.dtype == torch.float64 else 64)
+    deployed.to(memory_format=torch.channels_last)
+    assert 64 not in deployed.micro_batch
+    assert deployed.double().micro_batch == (16,) * 3
+    assert deployed.float().predictor_micro_batch == 64
+    assert given.double().micro_batch == (3,) * 3
+    close(given(images(2).double()).float(), deployed(images(2)))
+
+
+@pytest.mark.parametrize('faster', [torch.channels_last, torch.contiguous_format])
+def test_layout_is_measured_where_onednn_does_not_run(tiny, images, monkeypatch, faster):
+    def seconds(module, x):
+        conv = next(m for m in module.modules() if isinstance(m, FusedConv))
+        return 1.0 if conv.weight.is_contiguous(memory_format=faster) else 2.0
+
+    monkeypatch.setattr(deployment, '_seconds', seconds)
+    deployed = tiny.double().deploy(micro_batch=0)
+    convs = [m for m in deployed.modules() if isinstance(m, FusedConv)]
+    assert all(conv.weight.is_contiguous(memory_format=faster) for conv in convs)
+    with torch.no_grad():
+        close(deployed(images(2).double()), tiny(images(2).double()))
+
+
+def test_wrong_folding_is_noticed(tiny, monkeypatch):
+    fold_norms = deployment.fold_norms
+
+    def wrong(module, *args):
+        folded = fold_norms(module, *args)
+        next(folded.parameters()).mul_(1.1)
+        return folded
+
+    monkeypatch.setattr(deployment, 'fold_norms', wrong)
+    with pytest.raises(RuntimeError, match='cannot be deployed: with its norms folded, the result differs'):
+        tiny.deploy(micro_batch=0)
+
+
+def test_checkpointed_and_half_precision_models_deploy(tiny, images):
+    tiny.set_grad_checkpointing()
+    expected = tiny.deploy(micro_batch=0)(images(2))
+    result = tiny.to(torch.bfloat16).deploy(micro_batch=0).forward_at(images(2).bfloat16(), 0)
+    assert expected.isfinite().all()
+    assert result.dtype == torch.bfloat16
+    assert tiny.backbone.grad_checkpointing
+
+
+def test_autocast_and_inference_mode_do_not_matter(tiny, images):
+    x = images(3)
+    expected = tiny.deploy(micro_batch=0).forward_at(x, 1)
+    with torch.autocast('cpu', torch.bfloat16), torch.inference_mode():
+        deployed = tiny.deploy(micro_batch=0)
+        torch.testing.assert_close(deployed.forward_at(x, 1).float(), expected, rtol=0.05, atol=0.05)
+    assert torch.equal(copy.deepcopy(deployed).forward_at(x, 1), expected)

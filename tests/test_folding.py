@@ -1,144 +1,289 @@
-"""Norms folded into convolutions, against torch's own folding and the model as it was."""
+"""Folding norms into convolutions: on hand-made nets where torch's own folding or plain evaluation gives the answer."""
 
 import copy
+from functools import partial
 
 import pytest
+import timm
 import torch
-from timm.layers import BatchNormAct2d, Conv2dSame, DropBlock2d
+import torch.nn.functional as F
+from timm.layers import BatchNormAct2d, Conv2dSame, StdConv2d, SyncBatchNormAct
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from timm_drnet.folding import ChannelAffine, fold_norms
+from timm_drnet.norm import branch_view, convert_norms
 
 
 class Net(nn.Module):
-    """A net with a forward of one's own."""
+    """Modules by name, and a forward made of them."""
 
     def __init__(self, forward, **modules):
         super().__init__()
-        for name, module in modules.items():
-            setattr(self, name, module)
         self.run = forward
+        for name, module in modules.items():
+            self.add_module(name, module)
 
-    def forward(self, x):
+    def forward(self, x, mask=None):
+        assert mask is None
         return self.run(self, x)
 
 
-def count(module, kind):
-    return sum(isinstance(m, kind) for m in module.modules())
+class Double(nn.Module):
+    """A stand-in for a drop layer that shows whether it runs."""
+
+    def forward(self, x):
+        return 2 * x
+
+
+def called(folded):
+    """Types of the modules that a graph calls, in that order."""
+    return [type(folded.get_submodule(node.target)) for node in folded.graph.nodes if node.op == 'call_module']
+
+
+def count(module, *types):
+    return sum(isinstance(m, types) for m in module.modules())
 
 
 @pytest.fixture
-def folded(shake, images):
-    """Function that folds a net with random norms, and checks that this changes nothing."""
+def fold(shake, images):
+    """Function that folds a net, checks that this changes neither results nor the net, and returns the copy."""
 
-    def folded(net, into_convs=True, size=16):
+    def fold(net, channels=3, size=12, **kwargs):
         net = shake(net).eval()
-        before = {key: value.clone() for key, value in net.state_dict().items()}
-        x = images(2, size)
-        result = fold_norms(net, into_convs)
-        with torch.no_grad():
-            torch.testing.assert_close(result(x.clone()), net(x), rtol=1e-5, atol=1e-5)
-        assert all(torch.equal(net.state_dict()[key], value) for key, value in before.items())
-        assert count(result, _BatchNorm) == 0
-        assert not any(p.requires_grad for p in result.parameters())
-        return result
+        x = images(2, size, channels)
+        expected = net(x)
+        assert expected.std() > 1e-3
+        state = {key: value.clone() for key, value in net.state_dict().items()}
+        folded = fold_norms(net, **kwargs)
+        given = x.clone()
+        torch.testing.assert_close(folded(x), expected, rtol=1e-4, atol=1e-5)
+        assert torch.equal(x, given)
+        assert net.state_dict().keys() == state.keys()
+        assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
+        assert torch.equal(net(x), expected)
+        return folded
 
-    return folded
+    return fold
 
 
 @pytest.mark.parametrize('conv', [
-    nn.Conv2d(3, 8, 3, bias=False), nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.Conv2d(3, 6, 3, groups=3),
-    nn.Conv2d(3, 8, 3, dilation=2, padding_mode='reflect', padding=1), Conv2dSame(3, 8, 3, stride=2)],
-    ids=['plain', 'bias', 'depthwise', 'reflect', 'same'])
-def test_folding_is_torch_s(folded, conv):
-    net = nn.Sequential(conv, nn.BatchNorm2d(conv.out_channels))
-    result = folded(net)
-    [ours] = [m for m in result.modules() if isinstance(m, nn.Conv2d)]
-    theirs = fuse_conv_bn_eval(net[0], net[1])
-    assert type(ours) is type(conv)
-    torch.testing.assert_close(ours.weight, theirs.weight, rtol=1e-6, atol=1e-7)
-    torch.testing.assert_close(ours.bias, theirs.bias, rtol=1e-5, atol=1e-6)
-    assert count(result, ChannelAffine) == 0
+    nn.Conv2d(3, 8, 3),
+    nn.Conv2d(3, 8, 3, bias=False),
+    nn.Conv2d(4, 8, 3, groups=2, bias=False),
+    nn.Conv2d(4, 4, 3, groups=4, padding=1),
+    nn.Conv2d(3, 8, 3, stride=2, padding=2, dilation=2, padding_mode='reflect'),
+    nn.Conv2d(3, 8, 3, padding='same'),
+    Conv2dSame(3, 8, 3, stride=2),
+])
+@pytest.mark.parametrize('norm', [nn.BatchNorm2d, partial(nn.BatchNorm2d, affine=False, eps=0.1), nn.SyncBatchNorm])
+def test_folded_convolution_is_torch_s_own(fold, conv, norm):
+    class Pair(nn.Sequential):
+        pass
+
+    net = Pair(copy.deepcopy(conv), norm(conv.out_channels))
+    if not net[1].affine:
+        net[1].register_parameter('weight', nn.Parameter(torch.ones(conv.out_channels)))  # for the fixture to shake
+        net[1].register_parameter('bias', nn.Parameter(torch.zeros(conv.out_channels)))
+    folded = fold(net, conv.in_channels)
+    assert count(folded, _BatchNorm, ChannelAffine) == 0
+    (result,) = (m for m in folded.modules() if isinstance(m, nn.Conv2d))
+    expected = fuse_conv_bn_eval(net[0], net[1])
+    assert type(result) is type(conv)
+    torch.testing.assert_close(result.weight, expected.weight)
+    torch.testing.assert_close(result.bias, expected.bias)
+    assert not any(p.requires_grad for p in folded.parameters())
 
 
-@pytest.mark.parametrize('norm', [nn.BatchNorm2d(8, eps=0.1), nn.SyncBatchNorm(8)], ids=['eps', 'sync'])
-def test_kinds_of_norms(folded, norm):
-    assert count(folded(nn.Sequential(nn.Conv2d(3, 8, 3), norm)), ChannelAffine) == 0
+def test_norm_without_weights_is_folded(images):
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, affine=False)).eval()
+    net[1].running_mean.normal_()
+    net[1].running_var.uniform_(1, 2)
+    folded = fold_norms(net)
+    assert count(folded, _BatchNorm, ChannelAffine) == 0
+    torch.testing.assert_close(folded(images(2)), net(images(2)))
 
 
-def test_norm_without_affine_parameters(images):
-    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, affine=False)).eval()
-    net[1].running_mean.uniform_(-1, 1)
-    net[1].running_var.uniform_(0.5, 2)
-    x = images(2, 16)
-    for into_convs in (True, False):
-        torch.testing.assert_close(fold_norms(net, into_convs)(x), net(x), rtol=1e-5, atol=1e-5)
+@pytest.mark.parametrize('norm', [BatchNormAct2d, SyncBatchNormAct])
+def test_activation_and_drop_layer_of_a_norm_stay(fold, norm):
+    norm = norm(4)
+    norm.drop, norm.act = Double(), nn.SiLU()
+    folded = fold(nn.Sequential(nn.Conv2d(3, 4, 3), norm))
+    assert called(folded) == [nn.Conv2d, Double, nn.SiLU]
+    norm.drop = nn.Dropout()
+    folded = fold(nn.Sequential(nn.Conv2d(3, 4, 3), norm))
+    assert called(folded) == [nn.Conv2d, nn.SiLU]
 
 
-def test_norm_with_activation_keeps_it(folded):
-    result = folded(nn.Sequential(nn.Conv2d(3, 8, 3), BatchNormAct2d(8, act_layer=nn.SiLU)))
-    assert count(result, nn.SiLU) == 1
-    assert count(result, ChannelAffine) == 0
+@pytest.mark.parametrize('between', [nn.Identity(), nn.Dropout(0.5), timm.layers.DropPath(0.5)])
+def test_what_does_nothing_in_evaluation_is_no_obstacle(fold, between):
+    folded = fold(nn.Sequential(nn.Conv2d(3, 4, 3), between, nn.BatchNorm2d(4)))
+    assert called(folded) == [nn.Conv2d]
 
 
-def test_idle_layers_do_not_stand_between(folded):
-    drop = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Dropout2d(0.5), nn.Identity(), DropBlock2d(0.1), nn.BatchNorm2d(8))
-    assert count(folded(drop), ChannelAffine) == 0
+def test_norm_that_follows_no_convolution_stays_and_leaves_its_input(fold):
+    net = nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 4, 3), nn.ReLU(), BatchNormAct2d(4))
+    folded = fold(net)
+    assert called(folded) == [ChannelAffine, nn.ReLU, nn.Conv2d, nn.ReLU, ChannelAffine, nn.ReLU]
+    assert not any(m.inplace for m in folded.children() if isinstance(m, ChannelAffine))
 
 
-KEPT = {
-    'before the convolution': Net(lambda m, x: m.conv(m.norm(x)), norm=nn.BatchNorm2d(3), conv=nn.Conv2d(3, 8, 3)),
-    'after an activation': nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.BatchNorm2d(8)),
-    'result also used elsewhere': Net(
-        lambda m, x: (lambda y: m.norm(y) + y)(m.conv(x)), conv=nn.Conv2d(3, 8, 3), norm=nn.BatchNorm2d(8)),
-    'after a sum': Net(
-        lambda m, x: m.norm(m.one(x) + m.two(x)), one=nn.Conv2d(3, 8, 3), two=nn.Conv2d(3, 8, 3),
-        norm=nn.BatchNorm2d(8)),
-    'after a transposed convolution': nn.Sequential(nn.ConvTranspose2d(3, 8, 3), nn.BatchNorm2d(8)),
-}
+def test_convolution_whose_result_is_used_elsewhere_is_not_folded(fold):
+    def forward(net, x):
+        y = net.conv(x)
+        return net.norm(y) + y
+
+    folded = fold(Net(forward, conv=nn.Conv2d(3, 4, 3), norm=nn.BatchNorm2d(4)))
+    (affine,) = (m for m in folded.children() if isinstance(m, ChannelAffine))
+    assert not affine.inplace
 
 
-@pytest.mark.parametrize('name', KEPT)
-def test_norm_that_cannot_be_folded_stays(folded, name):
-    assert count(folded(copy.deepcopy(KEPT[name])), ChannelAffine) == 1
+def test_convolution_used_twice_is_folded_once_for_each_norm(fold):
+    def forward(net, x):
+        return net.one(net.conv(x)) + net.other(net.conv(x.relu())) + net.conv(x.abs())
+
+    folded = fold(Net(forward, conv=nn.Conv2d(3, 4, 3), one=nn.BatchNorm2d(4), other=nn.BatchNorm2d(4)))
+    assert count(folded, _BatchNorm, ChannelAffine) == 0
+    assert count(folded, nn.Conv2d) == 3
 
 
-def test_convolution_that_is_used_twice(folded):
-    result = folded(Net(
-        lambda m, x: m.norm(m.conv(x)) + m.conv(x).relu(), conv=nn.Conv2d(3, 8, 3), norm=nn.BatchNorm2d(8)))
-    assert count(result, nn.Conv2d) == 2  # one with the norm, one without
+def test_norm_in_two_places_is_folded_where_it_can_be(fold):
+    def forward(net, x):
+        return net.norm(net.conv(x)) + net.norm(net.pool(x)) + net.norm(net.other(x))
+
+    folded = fold(Net(
+        forward, conv=nn.Conv2d(3, 3, 3), other=nn.Conv2d(3, 3, 3), pool=nn.AvgPool2d(3, 1), norm=nn.BatchNorm2d(3)))
+    assert count(folded, _BatchNorm) == 0
+    assert count(folded, ChannelAffine) == 1
 
 
-def test_norm_that_is_used_twice(folded):
-    result = folded(Net(
-        lambda m, x: m.norm(m.one(x)) + m.norm(m.two(x)), one=nn.Conv2d(3, 8, 3), two=nn.Conv2d(3, 8, 3),
-        norm=nn.BatchNorm2d(8)))
-    assert count(result, ChannelAffine) == 0
+def test_pair_that_runs_twice_is_folded_twice(fold):
+    def forward(net, x):
+        return net.pair(net.pair(x).relu())
+
+    folded = fold(Net(forward, pair=nn.Sequential(nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3))))
+    assert called(folded) == [nn.Conv2d, nn.Conv2d]
 
 
-def test_convolutions_can_stay_as_they_are(folded):
-    net = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8))
-    result = folded(net, into_convs=False)
-    assert count(result, ChannelAffine) == 1
-    [conv] = [m for m in result.modules() if isinstance(m, nn.Conv2d)]
-    assert torch.equal(conv.weight, net[0].weight)
+def test_convolution_that_changes_its_weight_is_not_folded(fold):
+    folded = fold(nn.Sequential(StdConv2d(3, 4, 3), nn.BatchNorm2d(4)))
+    assert called(folded) == [StdConv2d, ChannelAffine]
 
 
-def test_convolution_with_a_hook_is_left_alone(folded):
-    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
-    net[0].register_forward_hook(lambda module, args, y: y * 2)
-    assert count(folded(net), ChannelAffine) == 1
+def test_module_under_two_names_leaves_nothing_behind(fold):
+    pair = nn.Sequential(nn.Conv2d(3, 3, 3), BatchNormAct2d(3))
+    folded = fold(nn.Sequential(pair, nn.Sequential(*pair)))
+    assert called(folded) == [nn.Conv2d, nn.ReLU] * 2
+    assert len(folded._modules) == 4
 
 
-def test_norm_without_statistics_is_refused():
-    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, track_running_stats=False))
-    with pytest.raises(ValueError, match="norm '1' has no running statistics"):
-        fold_norms(net)
+@pytest.mark.parametrize('hooked', [0, 1])
+def test_modules_with_hooks_are_left_alone(fold, hooked):
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    net[hooked].register_forward_hook(lambda module, args, output: output.exp())
+    folded = fold(net)
+    assert called(folded) == [nn.Conv2d, [ChannelAffine, nn.BatchNorm2d][hooked]]
 
 
-def test_forward_that_cannot_be_traced_is_refused():
-    net = Net(lambda m, x: m.conv(x) if x.sum() > 0 else x, conv=nn.Conv2d(3, 8, 3))
-    with pytest.raises(ValueError, match='forward of Net cannot be traced by torch.fx'):
-        fold_norms(net)
+def test_norm_of_unknown_type_runs_as_it_is(fold):
+    class Shifted(nn.BatchNorm2d):
+        def forward(self, x):
+            return super().forward(x) + 1
+
+    folded = fold(nn.Sequential(nn.Conv2d(3, 4, 3), Shifted(4)))
+    assert count(folded, Shifted) == 1
+
+
+def test_norms_can_stay_behind_their_convolutions(fold):
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), BatchNormAct2d(4), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.ReLU())
+    folded = fold(net, into_convs=False)
+    expected = [nn.Conv2d, ChannelAffine, nn.ReLU, ChannelAffine, nn.Conv2d, nn.ReLU]
+    assert called(folded) == expected
+    assert [m.inplace for m in folded.children() if isinstance(m, ChannelAffine)] == [True, False]
+    first = next(m for m in folded.modules() if isinstance(m, nn.Conv2d))
+    assert torch.equal(first.weight, net[0].weight)
+    assert first.weight.data_ptr() != net[0].weight.data_ptr()
+
+
+def test_copies_of_branches_have_in_common_what_the_branches_have(shake, images):
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 5, 1))
+    convert_norms(net, 2)
+    shake(net).eval()
+    for into_convs, in_common in ((True, 1), (False, 2)):
+        memo = {}
+        copies = [fold_norms(branch_view(net, j), into_convs, memo) for j in range(2)]
+        convs = [[m for m in one.modules() if isinstance(m, nn.Conv2d)] for one in copies]
+        assert sum(a is b for a, b in zip(*convs, strict=True)) == in_common
+        assert not {p.data_ptr() for one in copies for p in one.parameters()} & {p.data_ptr() for p in net.parameters()}
+        for j in range(2):
+            torch.testing.assert_close(copies[j](images(2)), branch_view(net, j)(images(2)))
+
+
+def test_later_changes_of_the_module_do_not_reach_the_copy(shake, images):
+    net = shake(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 5, 1))).eval()
+    folded = fold_norms(net)
+    expected = folded(images(2))
+    with torch.no_grad():
+        for tensor in net.state_dict().values():
+            tensor.zero_()
+    assert torch.equal(folded(images(2)), expected)
+
+
+def test_module_in_training_stays_in_training(shake, images):
+    net = shake(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout()))
+    net[0].eval()
+    folded = fold_norms(net)
+    assert [m.training for m in net.modules()] == [True, False, True, True]
+    assert all(p.requires_grad for p in net.parameters())
+    assert not any(m.training for m in folded.modules())
+    torch.testing.assert_close(folded(images(2)), copy.deepcopy(net).eval()(images(2)))
+
+
+def test_blocks_that_can_be_reparameterized_become_one_convolution(fold):
+    net = timm.create_model('repvgg_a0', num_classes=5)
+    blocks = sum(hasattr(m, 'reparameterize') for m in net.modules())
+    folded = fold(net, size=32)
+    assert count(folded, nn.Conv2d) == blocks
+    assert count(folded, _BatchNorm, ChannelAffine) == 0
+    assert count(fold(net, size=32, into_convs=False), ChannelAffine) == count(net, _BatchNorm)
+
+
+def test_checkpointed_model_is_folded_through(fold):
+    net = timm.create_model('test_resnet', num_classes=5)
+    net.set_grad_checkpointing()
+    folded = fold(net, size=32)
+    assert count(folded, _BatchNorm, ChannelAffine) == 0
+    assert net.grad_checkpointing
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float64])
+def test_data_type_is_kept(shake, images, dtype):
+    net = shake(nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))).eval().to(dtype)
+    folded = fold_norms(net)
+    assert {p.dtype for p in folded.parameters()} == {dtype}
+    expected = net.float()(images(2))
+    torch.testing.assert_close(folded(images(2).to(dtype)).float(), expected, rtol=0.05, atol=0.05)
+
+
+def test_folding_rounds_once():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
+    norm = net[1]
+    norm.running_var.uniform_(0.1, 3)
+    conv = next(m for m in fold_norms(net).modules() if isinstance(m, nn.Conv2d))
+    exact = net[0].weight.double() / (norm.running_var.double() + norm.eps).sqrt()[:, None, None, None]
+    assert torch.equal(conv.weight, exact.float())
+
+
+def test_norm_without_running_statistics_is_refused():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sequential(nn.BatchNorm2d(4, track_running_stats=False)))
+    with pytest.raises(ValueError, match=r"norm '1\.0' has no running statistics.*Use track_running_stats=True"):
+        fold_norms(net.eval())
+
+
+def test_module_that_cannot_be_traced_is_refused():
+    def forward(net, x):
+        return net.norm(x) if x.mean() > 0 else F.relu(x)
+
+    with pytest.raises(ValueError, match='forward of Net cannot be traced by torch.fx.*register_notrace_module'):
+        fold_norms(Net(forward, norm=nn.BatchNorm2d(3)))

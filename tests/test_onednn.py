@@ -111,3 +111,167 @@ def test_sum_of_different_shapes_is_left_alone(images):
     x = images(2, 16)
     fuse_convs(traced, x, {})
     torch.testing.assert_close(traced(x), net(x), rtol=1e-5, atol=1e-5)
+
+
+def fused_graph(net, x):
+    """A net with its convolutions fused, and what its graph calls with how many arguments."""
+    traced = fold_norms(net.eval())
+    fuse_convs(traced, x, {})
+    calls = [
+        (type(traced.get_submodule(node.target)).__name__, len(node.args))
+        for node in traced.graph.nodes if node.op == 'call_module']
+    return traced, calls
+
+
+class Net(nn.Module):
+    """Two convolutions, and a forward made of them."""
+
+    def __init__(self, forward):
+        super().__init__()
+        self.one, self.two, self.act = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 3, padding=1), nn.ReLU()
+        self.run = forward
+
+    def forward(self, x):
+        return self.run(self, x)
+
+
+def summand_that_changes(net, x):
+    y = net.one(x)
+    z = net.two(x)
+    y.mul_(2)
+    return z + y
+
+
+def summand_read_later(net, x):
+    y = net.one(x)
+    z = net.two(x) + y
+    return net.two(y) + z
+
+
+def result_seen_twice(net, x):
+    y = net.two(x)
+    return net.act(y) + y.exp()
+
+
+def sum_seen_twice(net, x):
+    y = net.two(x) + x
+    return net.act(y) + y.exp()
+
+
+@pytest.mark.parametrize(('forward', 'calls'), [
+    (lambda net, x: net.two(x) + x, [('FusedConv', 2)]),  # the input of the net must not change
+    (lambda net, x: net.two(net.one(x)) + x, [('FusedConv', 1), ('FusedConv', 2)]),
+    (summand_that_changes, [('FusedConv', 1)] * 2),
+    (summand_read_later, [('FusedConv', 1), ('FusedConv', 2), ('FusedConv', 3)]),
+    (result_seen_twice, [('FusedConv', 1), ('ReLU', 1)]),
+    (sum_seen_twice, [('FusedConv', 2), ('ReLU', 1)]),
+    (lambda net, x: (lambda y: y + y)(net.two(x)), [('FusedConv', 1)]),
+    (lambda net, x: net.two(x) + 1, [('FusedConv', 1)]),
+    (lambda net, x: torch.add(net.two(x), x, alpha=2), [('FusedConv', 1)]),
+    (lambda net, x: net.act(net.two(x) + x), [('FusedConv', 2)]),
+    (lambda net, x: net.two(net.one(x)) + net.one(x), [('FusedConv', 1), ('FusedConv', 1), ('FusedConv', 3)]),
+    (lambda net, x: net.one(x).mul_(2) + net.two(x), [('FusedConv', 1), ('FusedConv', 2)]),
+    (lambda net, x: (lambda y: net.two(y) + y)(net.one(x)), [('FusedConv', 1), ('FusedConv', 2)]),
+    (lambda net, x: (lambda y: net.act(net.two(x) + y) * y[:1])(net.one(x)), [('FusedConv', 1), ('FusedConv', 2)]),
+])
+@torch.no_grad()
+def test_what_is_fused(images, forward, calls):
+    net, x = Net(forward), images(3, 16)
+    given, expected = x.clone(), net(x)
+    traced, found = fused_graph(net, x)
+    assert found == calls
+    for _ in range(2):
+        torch.testing.assert_close(traced(x), expected, rtol=1e-5, atol=1e-5)
+    assert torch.equal(x, given)
+
+
+@torch.no_grad()
+def test_activation_behind_a_sum_is_fused_only_if_it_is_relu(images):
+    net, x = Net(lambda net, x: net.act(net.two(x) + x)), images(3, 16)
+    net.act = nn.SiLU()
+    expected = net(x)
+    traced, calls = fused_graph(net, x)
+    assert calls == [('FusedConv', 2), ('SiLU', 1)]
+    torch.testing.assert_close(traced(x), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('padding', ['same', 'valid'])
+@torch.no_grad()
+def test_other_paddings_are_left_alone(images, padding):
+    x = images(2, 16)
+    for conv in (nn.Conv2d(3, 4, 3, padding=padding), nn.Conv2d(3, 4, 3, padding=1, padding_mode='circular')):
+        traced, calls = fused_graph(nn.Sequential(conv, nn.ReLU()), x)
+        assert calls == [('Conv2d', 1), ('ReLU', 1)]
+        torch.testing.assert_close(traced(x), conv(x).relu())
+
+
+@torch.no_grad()
+def test_activations_keep_their_settings(images):
+    x = 3 * images(2, 16)
+    for act in (nn.LeakyReLU(0.3), nn.Hardtanh(-0.5, 0.2), nn.GELU(approximate='tanh')):
+        net = nn.Sequential(nn.Conv2d(3, 4, 3), act)
+        traced, calls = fused_graph(net, x)
+        assert calls == [('FusedConv', 1)]
+        torch.testing.assert_close(traced(x), net(x), rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_weights_wait_in_the_order_of_every_shape_and_number_of_threads(images):
+    conv = nn.Conv2d(64, 64, 3, padding=1)
+    fused, expected = FusedConv(conv, None), {}
+    if not fused.runs_fused:
+        pytest.skip('oneDNN has no such operators here')
+    one = conv.weight.nbytes + conv.bias.nbytes
+    assert fused.memory() == one
+    threads = torch.get_num_threads()
+    try:
+        for number in (1, 2, 3):
+            torch.set_num_threads(number)
+            for n in (1, 2, 3, 5, 16, 17, 33):
+                x = images(n, 7, channels=64, seed=n)
+                expected[number, n] = conv(x)
+                torch.testing.assert_close(fused(x), expected[number, n], rtol=1e-4, atol=1e-5)
+        situations, weights = len(fused._packed), len({id(w) for w in fused._packed.values()})
+        assert situations == 3 * 7  # 17 counts as 32, 33 as 64
+        assert weights < situations / 2  # most are the same
+        assert fused.memory() == conv.bias.nbytes + weights * conv.weight.nbytes
+        fused(images(31, 7, channels=64))
+        assert len(fused._packed) == situations
+    finally:
+        torch.set_num_threads(threads)
+    assert copy.deepcopy(fused).memory() == one
+
+
+@torch.no_grad()
+def test_autocast_changes_nothing(images):
+    net, x = Net(lambda net, x: net.act(net.two(net.one(x)) + net.one(x))), images(2, 16)
+    traced, _ = fused_graph(net, x)
+    expected = traced(x)
+    with torch.autocast('cpu', torch.bfloat16):
+        result = traced(x.bfloat16())
+    torch.testing.assert_close(result.float(), expected, rtol=0.05, atol=0.05)
+
+
+@torch.no_grad()
+def test_weight_put_in_order_in_inference_mode_is_an_ordinary_tensor(images):
+    conv, x = nn.Conv2d(3, 4, 3), images(2, 16)
+    fused = FusedConv(conv, None)
+    with torch.inference_mode():
+        fused(x)
+    assert not fused.weight.is_inference()
+    torch.testing.assert_close(fused(x), conv(x))
+
+
+@torch.no_grad()
+def test_graphs_keep_convolutions_in_common(images):
+    conv = nn.Conv2d(3, 3, 3)
+    x, made, memo = images(2, 16), {}, {}
+    nets = (nn.Sequential(conv), nn.Sequential(conv, nn.ReLU()), nn.Sequential(conv, nn.ReLU()))
+    graphs = [fold_norms(net, memo=memo) for net in nets]
+    for traced in graphs:
+        fuse_convs(traced, x, made)
+    convs = [next(m for m in traced.modules() if isinstance(m, FusedConv)) for traced in graphs]
+    assert convs[0] is not convs[1]
+    assert convs[1] is convs[2]
+    for traced, net in zip(graphs, nets, strict=True):
+        torch.testing.assert_close(traced(x), net(x), rtol=1e-5, atol=1e-5)

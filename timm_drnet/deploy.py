@@ -8,6 +8,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,13 +18,13 @@ from .compilation import never_compiled
 from .folding import fold_norms
 from .norm import resize
 from .onednn import FusedConv, fuse_convs
-from .routing import route
+from .routing import check_choices, check_images, route
 
 if TYPE_CHECKING:
     from .drnet import DRNet
 
-_CUTS = (8, 16, 4, 32, 2, 1)  # the first of those that are about equally fast is taken
-_LONGEST_PIECE = 0.25  # seconds: what a piece costs however few its images are, in Python and in threads, is far less
+_CUTS = (8, 16, 4, 32, 2)  # the first of those that are about equally fast is taken
+_LONGEST_PIECE = 0.25  # seconds: what a piece costs however few its images are is far less, so larger ones gain nothing
 _ROUNDS = 3
 _TIE = 0.05  # a difference that may be chance
 
@@ -38,16 +39,9 @@ class DeployedDRNet(nn.Module):
         predictor: From (B, C, S, S) to (B, M) scores.
         branches: One for each candidate, from (B, C, r, r) to (B, num_classes).
         model: The model that they come from.
-        micro_batch: Images that run at once, 0 for any number, or None to measure what is fastest.
     """
 
-    def __init__(
-            self,
-            predictor: nn.Module,
-            branches: Sequence[nn.Module],
-            model: 'DRNet',
-            micro_batch: int | None,
-    ) -> None:
+    def __init__(self, predictor: nn.Module, branches: Sequence[nn.Module], model: 'DRNet') -> None:
         super().__init__()
         self.predictor = predictor
         self.branches = nn.ModuleList(branches)
@@ -63,16 +57,14 @@ class DeployedDRNet(nn.Module):
         """Number of logits, 0 without a classifier."""
         self.pretrained_cfg: Any = copy.deepcopy(getattr(model, 'pretrained_cfg', {}))
         """timm's configuration of the model, such as how its images are prepared."""
-        self.calibrated = micro_batch is None
+        self.calibrated = False
         """Whether the cuts were measured."""
-        self.micro_batch = (micro_batch or 0,) * len(branches)
+        self.micro_batch = (0,) * len(branches)
         """Images that run at once at each resolution, 0 for any number."""
-        self.predictor_micro_batch = micro_batch or 0
+        self.predictor_micro_batch = 0
         """Images that the predictor sees at once, 0 for any number."""
         super().train(False)
         self._choose_layout()
-        if self.calibrated:
-            self.calibrate()
 
     def branch(self, index: int) -> nn.Module:
         """The backbone at one candidate resolution. It does not resize; give it images of ``resolutions[index]``.
@@ -103,7 +95,7 @@ class DeployedDRNet(nn.Module):
         Raises:
             ValueError: If x is not a batch of square images.
         """
-        _check_images(x)
+        check_images(x)
         if self.stage == 'pretrain':
             return self._run(0, x)
         return self._route(x, self._predict(x))
@@ -122,7 +114,7 @@ class DeployedDRNet(nn.Module):
         Raises:
             ValueError: If x is not a batch of square images.
         """
-        _check_images(x)
+        check_images(x)
         if self.stage == 'pretrain':
             return torch.zeros(len(x), dtype=torch.int64, device=x.device)
         return self._predict(x)
@@ -142,14 +134,10 @@ class DeployedDRNet(nn.Module):
         Raises:
             ValueError: If x is not a batch of square images, or a choice is not a candidate.
         """
-        _check_images(x)
+        check_images(x)
         if isinstance(choice, int):
             return self._run(self._check_index(choice), x)
-        if choice.shape != (len(x),) or choice.is_floating_point() or choice.is_complex():
-            raise ValueError(
-                f'Invalid choice of shape {tuple(choice.shape)} and type {choice.dtype}: use one integer for each of'
-                f' the {len(x)} images.')
-        return self._route(x, choice.long())
+        return self._route(x, check_choices(choice, len(x)))
 
     @torch.no_grad()
     def calibrate(self) -> None:
@@ -190,10 +178,11 @@ class DeployedDRNet(nn.Module):
             f' predictor_micro_batch={self.predictor_micro_batch}, memory={self.memory() / 1e6:.1f} MB)')
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> 'DeployedDRNet':
-        before = self._weight()
+        weight = self._weight()
+        before = (weight.device, weight.dtype)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        after = self._weight()
-        if (before.device, before.dtype) != (after.device, after.dtype) and not after.is_meta:
+        weight = self._weight()
+        if (weight.device, weight.dtype) != before and not weight.is_meta:
             self._choose_layout()
             if self.calibrated:
                 self.calibrate()
@@ -221,22 +210,21 @@ class DeployedDRNet(nn.Module):
         return next(self.parameters())
 
     def _images(self, n: int, size: int) -> torch.Tensor:
-        return _random_images(n, self.in_chans, size, self._weight())
+        return _random_images(self.in_chans, self._weight(), n, size)
 
     @torch.no_grad()
     def _choose_layout(self) -> None:
-        """Channels last for oneDNN's convolutions, which know no other; elsewhere what is faster, measured."""
-        layouts = [torch.channels_last]
-        if not any(m.runs_fused for m in self.modules() if isinstance(m, FusedConv)):
-            layouts.append(torch.contiguous_format)
+        """Channels last around oneDNN's convolutions, which know no other; elsewhere what is faster, measured."""
+        self.to(memory_format=torch.channels_last)
+        if any(m.runs_fused for m in self.modules() if isinstance(m, FusedConv)):
+            return
         seconds = []
-        for layout in layouts:
+        for layout in (torch.channels_last, torch.contiguous_format):
             self.to(memory_format=layout)
-            if len(layouts) > 1:
-                x = self._images(16, self.resolutions[0])
-                seconds.append(min(_seconds(self.branches[0], x) for _ in range(_ROUNDS)))
-        if seconds and seconds[0] < seconds[1]:
-            self.to(memory_format=layouts[0])
+            x = self._images(8, self.resolutions[0])
+            seconds.append(min(_seconds(self.branches[0], x) for _ in range(_ROUNDS)))
+        if seconds[0] < seconds[1]:
+            self.to(memory_format=torch.channels_last)
 
     def _check_index(self, index: int) -> int:
         if not 0 <= index < len(self.resolutions):
@@ -253,22 +241,37 @@ def deploy(model: 'DRNet', micro_batch: int | None = None, share_weights: bool =
             f'Invalid micro_batch {micro_batch}: use a number of images, 0 for any number, or None to measure it.')
     if any(p.is_meta for p in model.parameters()):
         raise ValueError('The model is on the meta device: give it weights before it is deployed.')
+    weight = next(model.parameters())
+    with torch.autocast(weight.device.type, enabled=False):  # what is measured and compared here is the model itself
+        deployed = _fold(model, share_weights, partial(_random_images, model.in_chans, weight))
+        if micro_batch is None:
+            deployed.calibrate()
+        else:
+            deployed.micro_batch = (micro_batch,) * len(model.resolutions)
+            deployed.predictor_micro_batch = micro_batch
+    return deployed
+
+
+def _fold(model: 'DRNet', share_weights: bool, images: Callable[[int, int], torch.Tensor]) -> DeployedDRNet:
+    """Fold the predictor and all branches, and make sure that nothing else has changed."""
     memo: dict[int, Any] = {}
     made: dict[Any, FusedConv] = {}
 
-    def prepare(module: nn.Module, size: int, into_convs: bool = True) -> nn.Module:
-        x = _random_images(2, model.in_chans, size, next(module.parameters()))
+    def fold(module: nn.Module, size: int, into_convs: bool = True) -> nn.Module:
         folded = fold_norms(module, into_convs, memo)
-        fuse_convs(folded, x, made)
-        _check_same(folded, module, x)
+        fuse_convs(folded, images(2, size), made)
         return folded
 
-    predictor = prepare(model.predictor, model.predictor_size)
     if model.resolution_aware_norm:
-        branches = [prepare(model.branch(j), r, not share_weights) for j, r in enumerate(model.resolutions)]
-    else:
-        branches = [prepare(model.branch(0), model.resolutions[0])] * len(model.resolutions)
-    return DeployedDRNet(predictor, branches, model, micro_batch)
+        branches = [fold(model.branch(j), r, not share_weights) for j, r in enumerate(model.resolutions)]
+    else:  # nothing differs between them
+        branches = [fold(model.branch(0), model.resolutions[0])] * len(model.resolutions)
+    predictor = fold(model.predictor, model.predictor_size)
+    deployed = DeployedDRNet(predictor, branches, model)
+    _check_same(predictor, model.predictor, images(2, model.predictor_size))
+    for j, (branch, r) in enumerate(zip(branches, model.resolutions, strict=True)):
+        _check_same(branch, model.branch(j), images(2, r))
+    return deployed
 
 
 def _pieces(x: torch.Tensor, cut: int) -> tuple[torch.Tensor, ...]:
@@ -280,7 +283,7 @@ def _fastest_cut(module: nn.Module, image: torch.Tensor) -> int:
     """The number of images at which a module needs least time for each, or another that is about as good."""
     _seconds(module, image)  # the first run prepares what later ones find
     limit = _LONGEST_PIECE / _seconds(module, image)
-    seconds = {n: math.inf for n in _CUTS if n <= max(limit, 1)}
+    seconds = {n: math.inf for n in _CUTS if n <= max(limit, 4)}
     for _ in range(_ROUNDS):  # a disturbance hits all alike
         for n in seconds:
             seconds[n] = min(seconds[n], _seconds(module, image.repeat(n, 1, 1, 1)) / n)
@@ -293,7 +296,7 @@ def _seconds(module: nn.Module, x: torch.Tensor) -> float:
     return time.perf_counter() - start
 
 
-def _random_images(n: int, channels: int, size: int, like: torch.Tensor) -> torch.Tensor:
+def _random_images(channels: int, like: torch.Tensor, n: int, size: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)  # the user's random numbers are not spent on it
     return torch.rand(n, channels, size, size, generator=generator).to(like.device, like.dtype)
 
@@ -308,9 +311,3 @@ def _check_same(folded: nn.Module, module: nn.Module, x: torch.Tensor) -> None:
         raise RuntimeError(
             f'{type(module).__name__} cannot be deployed: with its norms folded, the result differs by {error:.2g},'
             f' where the largest value is {scale:.2g}. Use the model as it is.')
-
-
-def _check_images(x: torch.Tensor) -> None:
-    if x.ndim != 4 or x.shape[0] == 0 or x.shape[2] != x.shape[3]:
-        raise ValueError(
-            f'Invalid input of shape {tuple(x.shape)}: use a batch of square images, (B, C, S, S); crop or pad others.')

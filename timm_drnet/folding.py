@@ -78,7 +78,7 @@ def fold_norms(module: nn.Module, into_convs: bool = True, memo: dict[int, Any] 
         if isinstance(norm, _BatchNorm) and type(norm) in _NORMS:
             _replace_norm(traced, node, norm, into_convs)
     finish(traced)
-    return traced
+    return traced.eval()
 
 
 def plain_module(traced: fx.GraphModule, node: Any) -> nn.Module | None:
