@@ -249,10 +249,16 @@ def test_blocks_that_can_be_reparameterized_become_one_convolution(fold):
     assert count(fold(net, size=32, into_convs=False), ChannelAffine) == count(net, _BatchNorm)
 
 
-def test_checkpointed_model_is_folded_through(fold):
+@pytest.mark.parametrize('reentrant', [False, True])
+def test_checkpointed_model_is_folded_through(fold, reentrant):
     net = timm.create_model('test_resnet', num_classes=5)
     net.set_grad_checkpointing()
-    folded = fold(net, size=32)
+    usual = timm.layers.use_reentrant_ckpt()
+    timm.layers.set_reentrant_ckpt(reentrant)
+    try:
+        folded = fold(net, size=32)
+    finally:
+        timm.layers.set_reentrant_ckpt(usual)
     assert count(folded, _BatchNorm, ChannelAffine) == 0
     assert net.grad_checkpointing
 

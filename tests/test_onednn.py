@@ -148,6 +148,12 @@ def summand_read_later(net, x):
     return net.two(y) + z
 
 
+def part_seen_later(net, x):
+    y = net.one(x)
+    part = y[:1]
+    return (net.two(x) + y) * part
+
+
 def result_seen_twice(net, x):
     y = net.two(x)
     return net.act(y) + y.exp()
@@ -167,6 +173,9 @@ def sum_seen_twice(net, x):
     (sum_seen_twice, [('FusedConv', 2), ('ReLU', 1)]),
     (lambda net, x: (lambda y: y + y)(net.two(x)), [('FusedConv', 1)]),
     (lambda net, x: net.two(x) + 1, [('FusedConv', 1)]),
+    (lambda net, x: (lambda y: (y + x) * y)(net.two(x)), [('FusedConv', 1)]),
+    (lambda net, x: (lambda y: net.two(x) + y)(x.mean((2, 3), keepdim=True)), [('FusedConv', 1)]),
+    (part_seen_later, [('FusedConv', 1), ('FusedConv', 2)]),
     (lambda net, x: torch.add(net.two(x), x, alpha=2), [('FusedConv', 1)]),
     (lambda net, x: net.act(net.two(x) + x), [('FusedConv', 2)]),
     (lambda net, x: net.two(net.one(x)) + net.one(x), [('FusedConv', 1), ('FusedConv', 1), ('FusedConv', 3)]),
@@ -244,7 +253,7 @@ def test_weights_wait_in_the_order_of_every_shape_and_number_of_threads(images):
 
 @torch.no_grad()
 def test_autocast_changes_nothing(images):
-    net, x = Net(lambda net, x: net.act(net.two(net.one(x)) + net.one(x))), images(2, 16)
+    net, x = Net(lambda net, x: net.act(net.two(net.one(x)) + x)), images(2, 16)
     traced, _ = fused_graph(net, x)
     expected = traced(x)
     with torch.autocast('cpu', torch.bfloat16):

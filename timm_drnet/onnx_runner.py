@@ -38,7 +38,10 @@ _MICRO_BATCH = 16
 """Images that a model gets at once; see `OnnxDRNet`."""
 
 _DRAFT_MARGIN = 4
+"""A JPEG is decoded at a fraction of its size where that leaves this many times the wanted side."""
+
 _LONGEST = 16
+"""Images longer than this many times their short side lose their ends before the resize and not after it."""
 
 
 class InvalidExportError(Exception):
