@@ -45,6 +45,12 @@ def engine(monkeypatch):
     return engine
 
 
+def bench_one(engine, *args, **kwargs):
+    """What is measured of a single engine."""
+    [result] = bench({'clockwork': lambda: engine}, *args, **kwargs).values()
+    return result
+
+
 @pytest.fixture
 def costs(tiny):
     return timm_drnet.cost_table(tiny)
@@ -70,7 +76,7 @@ def test_a_single_image_takes_each_resolution_in_turn():
 
 def test_times_and_flops_of_a_mixed_batch(engine, costs, images):
     batches = mixed_batches(images(4), (0.25, 0.25, 0.5))
-    result = bench(engine, batches, costs, repeats=5)
+    result = bench_one(engine, batches, costs, repeats=5)
     assert result.batch_size == 4
     assert result.shares == (0.25, 0.25, 0.5)
     dynamic, *held, everything = result.timings
@@ -95,14 +101,51 @@ def test_times_and_flops_of_a_mixed_batch(engine, costs, images):
 
 
 def test_sides_run_in_turn(engine, costs, images):
-    bench(engine, mixed_batches(images(2), (0.5, 0.5, 0)), costs, repeats=3)
+    bench_one(engine, mixed_batches(images(2), (0.5, 0.5, 0)), costs, repeats=3)
     round_ = ['predict', (0, 1), 0, 1, 2, 'predict', 0, 1, 2]
     log = [tuple(sorted(what)) if isinstance(what, list) else what for what, _ in engine.log]
     assert log[1:] == round_ * 5  # once for the memory, once to warm up, three times by the clock
 
 
+def test_engines_run_in_turn(engine, costs, images):
+    class Slower(Clockwork):
+        def sleep(self, seconds):
+            engine.now += 1.5 * seconds  # they share the clock
+            turns.append('slow')
+
+    def prepare(one):
+        turns.append('prepare')
+        return one
+
+    turns = []
+    sleep = engine.sleep
+    engine.sleep = lambda seconds: (sleep(seconds), turns.append('fast'))
+    found = bench(
+        {'slow': lambda: prepare(Slower()), 'fast': lambda: prepare(engine)}, mixed_batches(images(2), (0.5, 0.5, 0)),
+        costs, repeats=3)
+    runs = 9  # of both models, in a round: 2 + 3 + 4
+    for_memory = [name for one in ('slow', 'fast') for name in ['prepare', *[one] * (runs + 1)]]
+    assert turns == for_memory + (['slow'] * runs + ['fast'] * runs) * 4  # once to warm up
+    assert list(found) == ['slow', 'fast']
+    assert found['slow'].timings[0].milliseconds == pytest.approx(1.5 * found['fast'].timings[0].milliseconds)
+    assert found['slow'].speedup == 1
+    assert found['fast'].speedup == pytest.approx(1.5)
+    for result in found.values():
+        assert result.timings[2].time_ratio == pytest.approx(0.5)  # of its own time at the largest resolution
+
+
+def test_memory_is_without_that_of_other_engines(engine, costs, images, monkeypatch):
+    in_use = iter([100, 100, 130])  # at first, before the first engine, before the second
+    peaks = iter([150] * 5 + [190] * 5)
+    monkeypatch.setattr('timm_drnet.bench.Path.write_text', lambda *args, **kwargs: None)
+    monkeypatch.setattr(
+        'timm_drnet.bench._process_memory', lambda which: next(in_use if which == 'VmRSS' else peaks))
+    found = bench({'a': lambda: engine, 'b': lambda: engine}, mixed_batches(images(2), (1, 0, 0)), costs, repeats=1)
+    assert [{row.peak_memory for row in result.timings} for result in found.values()] == [{150}, {160}]
+
+
 def test_weights_of_single_images(engine, costs, images):
-    result = bench(engine, mixed_batches(images(1), (0.5, 0, 0.5)), costs, repeats=5)
+    result = bench_one(engine, mixed_batches(images(1), (0.5, 0, 0.5)), costs, repeats=5)
     dynamic = result.timings[0]
     assert result.shares == (0.5, 0, 0.5)
     assert dynamic.milliseconds == pytest.approx(1e3 * PREDICTOR + (12 + 3) / 2, rel=1e-6)
@@ -114,7 +157,7 @@ def test_weights_of_single_images(engine, costs, images):
 
 def test_without_predictor(engine, costs, images):
     batch = Batch(images(2), torch.tensor([0, 0]), 1.0)
-    result = bench(engine, [batch], costs, repeats=1, with_predictor=False)
+    result = bench_one(engine, [batch], costs, repeats=1, with_predictor=False)
     assert 'predict' not in [what for what, _ in engine.log]
     assert result.timings[0].flops_ratio == 1
 

@@ -1,14 +1,15 @@
 """Benchmark: a DRNet beside itself held at each resolution, and beside the authors' way of running it.
 
 Times mean little by themselves, so every figure stands beside that of the backbone at the largest resolution, taken in
-the same run, batch by batch in turn, by the same engine on the same threads.
+the same run, batch by batch in turn, by the same engine on the same threads. Engines take turns as well: what slows the
+machine down for a while slows them all.
 """
 
 import platform
 import statistics
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
@@ -19,6 +20,9 @@ import torch
 from .cost import CostRow
 from .engines import Engine
 from .routing import route
+
+_DYNAMIC = 'dynamic'
+_ROUTING = 'routing'
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,8 @@ class Timing:
     time_ratio: float
     """Time over that of the backbone at the largest resolution."""
     peak_memory: int | None
-    """Bytes of the process, or of the CUDA device; None where the system does not tell."""
+    """Bytes of the process, or of the CUDA device, without what other engines hold; None where the system does not
+    tell."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,8 @@ class Benchmark:
     """The model itself, held at each of its resolutions, and all branches on every image."""
     routing: float
     """Time for sorting, splitting and restoring the batch alone, as a fraction of the model's."""
+    speedup: float
+    """Throughput of the model over its throughput by the first of the engines measured with this one."""
 
 
 def mixed_batches(images: torch.Tensor, mix: Sequence[float]) -> list[Batch]:
@@ -91,27 +98,80 @@ def mixed_batches(images: torch.Tensor, mix: Sequence[float]) -> list[Batch]:
 
 @torch.inference_mode()
 def bench(
-        engine: Engine,
+        engines: Mapping[str, Callable[[], Engine]],
         batches: Sequence[Batch],
         costs: Sequence[CostRow],
         repeats: int = 20,
         with_predictor: bool = True,
         progress: Callable[[], object] = lambda: None,
-) -> Benchmark:
-    """Measure one engine on batches of one size.
+) -> dict[str, Benchmark]:
+    """Measure engines side by side on batches of one size.
 
     Args:
-        engine: The engine.
+        engines: What makes each engine ready, by its name.
         batches: The batches.
         costs: The model's cost table.
-        repeats: How often each batch is run in each way.
+        repeats: How often each batch is run in each way by each engine, in turn.
         with_predictor: Whether the predictor runs, and its FLOPs count; not in the pretrain stage.
-        progress: Called after each repeat of a batch.
+        progress: Called after each repeat of a batch by an engine.
 
     Returns:
-        The measurement.
+        The measurement of each engine.
     """
-    candidates = range(len(costs))
+    device = batches[0].images.device
+    ways: dict[str, dict[str, Callable[[Batch], object]]] = {}
+    memory: dict[str, dict[str, int | None]] = {}
+    at_first = _memory_in_use(device)
+    for name, prepare in engines.items():
+        others = _memory_in_use(device) - at_first  # what the engines before this one hold is not its own
+        ways[name] = _ways(prepare(), batches[0], costs, with_predictor)
+        memory[name] = {
+            way: _peak_memory(partial(run, batches[0]), device, others)
+            for way, run in ways[name].items() if way != _ROUTING}
+
+    seconds: dict[str, dict[str, list[list[float]]]] = {
+        name: {way: [[] for _ in batches] for way in ways[name]} for name in ways}
+    for repeat in range(repeats + 1):  # the first only warms up
+        for i, batch in enumerate(batches):
+            for name in ways:
+                for way, run in ways[name].items():
+                    taken = _time(partial(run, batch), device)
+                    if repeat:
+                        seconds[name][way][i].append(taken)
+                progress()
+
+    shares = _shares(batches, len(costs))
+    predictor = costs[0].predictor_flops if with_predictor else 0
+    flops = [
+        sum(share * row.backbone_flops for share, row in zip(shares, costs, strict=True)) + predictor,
+        *(row.backbone_flops for row in costs),
+        sum(row.backbone_flops for row in costs) + predictor,
+    ]
+    size = len(batches[0].images)
+    weights = [batch.weight for batch in batches]
+    measured: dict[str, Benchmark] = {}
+    first = 0.0
+    for name, times in seconds.items():
+        average = {way: _average([statistics.median(t) for t in times[way]], weights) for way in times}
+        first = first or average[_DYNAMIC]
+        timings = []
+        for way, count in zip(memory[name], flops, strict=True):
+            p50, p90, p99 = _percentiles(times[way], weights)
+            timings.append(Timing(
+                way, 1e3 * average[way], 1e3 * p50, 1e3 * p90, 1e3 * p99, size / average[way],
+                count / costs[0].backbone_flops, average[way] / average[_held_at(costs[0])], memory[name][way]))
+        measured[name] = Benchmark(
+            size, shares, tuple(timings), average[_ROUTING] / average[_DYNAMIC], first / average[_DYNAMIC])
+    return measured
+
+
+def _ways(
+        engine: Engine,
+        batch: Batch,
+        costs: Sequence[CostRow],
+        with_predictor: bool,
+) -> dict[str, Callable[[Batch], object]]:
+    """What an engine is measured at."""
 
     def dynamic(batch: Batch) -> None:
         if with_predictor:
@@ -126,51 +186,23 @@ def bench(
         if with_predictor:
             engine.predict_resolution(batch.images)
         h = torch.nn.functional.one_hot(batch.choice, len(costs))
-        sum(h[:, j:j + 1] * engine.forward_at(batch.images, j) for j in candidates)
+        sum(h[:, j:j + 1] * engine.forward_at(batch.images, j) for j in range(len(costs)))
 
-    logits = engine.forward_at(batches[0].images, 0)
+    logits = engine.forward_at(batch.images, 0)
 
     def routing(batch: Batch) -> None:
         route(batch.images, batch.choice, len(costs), lambda j, part: logits[:len(part)])
 
-    ways: dict[str, Callable[[Batch], object]] = {'dynamic': dynamic}
-    for j, row in enumerate(costs):
-        ways[f'held at {row.resolution} px'] = partial(held, j)
-    ways['all branches'] = all_branches
-
-    device = batches[0].images.device
-    memory = {name: _peak_memory(partial(way, batches[0]), device) for name, way in ways.items()}
-    ways['routing'] = routing
-    seconds: dict[str, list[list[float]]] = {name: [[] for _ in batches] for name in ways}
-    for repeat in range(repeats + 1):  # the first only warms up
-        for i, batch in enumerate(batches):
-            for name, way in ways.items():
-                taken = _time(partial(way, batch), device)
-                if repeat:
-                    seconds[name][i].append(taken)
-            progress()
-
-    size = len(batches[0].images)
-    weights = [batch.weight for batch in batches]
-    average = {
-        name: sum(w * statistics.median(times) for w, times in zip(weights, per_batch, strict=True)) / sum(weights)
-        for name, per_batch in seconds.items()
+    return {
+        _DYNAMIC: dynamic,
+        **{_held_at(row): partial(held, j) for j, row in enumerate(costs)},
+        'all branches': all_branches,
+        _ROUTING: routing,
     }
-    shares = _shares(batches, len(costs))
-    predictor = costs[0].predictor_flops if with_predictor else 0
-    flops = [
-        sum(share * row.backbone_flops for share, row in zip(shares, costs, strict=True)) + predictor,
-        *(row.backbone_flops for row in costs),
-        sum(row.backbone_flops for row in costs) + predictor,
-    ]
-    reference = average[f'held at {costs[0].resolution} px']
-    timings = []
-    for name, count in zip(memory, flops, strict=True):
-        p50, p90, p99 = _percentiles(seconds[name], weights)
-        timings.append(Timing(
-            name, 1e3 * average[name], 1e3 * p50, 1e3 * p90, 1e3 * p99, size / average[name],
-            count / costs[0].backbone_flops, average[name] / reference, memory[name]))
-    return Benchmark(size, shares, tuple(timings), average['routing'] / average['dynamic'])
+
+
+def _held_at(row: CostRow) -> str:
+    return f'held at {row.resolution} px'
 
 
 def describe_machine(device: torch.device, threads: int) -> dict[str, str | int]:
@@ -212,20 +244,33 @@ def _percentiles(seconds: Sequence[Sequence[float]], weights: Sequence[float]) -
     return tuple(weighted[bisect_left(below, wanted * below[-1] - 1e-9)][0] for wanted in (0.5, 0.9, 0.99))
 
 
-def _peak_memory(run: Callable[[], object], device: torch.device) -> int | None:
-    """The most memory in use while something runs, weights and all that was there before included."""
+def _average(values: Sequence[float], weights: Sequence[float]) -> float:
+    return sum(w * value for w, value in zip(weights, values, strict=True)) / sum(weights)
+
+
+def _peak_memory(run: Callable[[], object], device: torch.device, others: int) -> int | None:
+    """The most memory in use while something runs, weights and all that was there before included, less some bytes."""
     if device.type == 'cuda':
         torch.cuda.reset_peak_memory_stats(device)
         run()
         torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device)
+        return torch.cuda.max_memory_allocated(device) - others
     try:
         Path('/proc/self/clear_refs').write_text('5')  # Linux: start counting the peak from here
     except OSError:
         return None
     run()
-    peaks = [line.split()[1] for line in _lines('/proc/self/status') if line.startswith('VmHWM')]
-    return 1024 * int(peaks[0]) if peaks else None
+    return _process_memory('VmHWM') - others
+
+
+def _memory_in_use(device: torch.device) -> int:
+    return torch.cuda.memory_allocated(device) if device.type == 'cuda' else _process_memory('VmRSS')
+
+
+def _process_memory(which: str) -> int:
+    """Bytes, 0 where the system does not tell."""
+    found = [line.split()[1] for line in _lines('/proc/self/status') if line.startswith(which)]
+    return 1024 * int(found[0]) if found else 0
 
 
 def _lines(path: str) -> Iterator[str]:

@@ -45,6 +45,9 @@ def test_mix(run, tmp_path):
             dynamic, largest, *_ = one['timings']
             assert dynamic['flops_ratio'] == pytest.approx(average / rows[0].backbone_flops)
             assert largest['time_ratio'] == 1
+        assert [one['speedup'] > 0 for one in engine] == [True, True]
+    assert [one['speedup'] for one in report['engines']['eager']] == [1, 1]
+    assert len(re.findall(r'times the throughput of eager$', out, re.MULTILINE)) == 2
     assert 'eager, batches of 8, shares of the resolutions 25 %, 25 %, 50 %' in out
     for name in ('dynamic', 'held at 64 px', 'held at 48 px', 'held at 32 px', 'all branches'):
         assert len(re.findall(f'^{name} .*\\d$', out, re.MULTILINE)) == 4

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,9 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
     """Describe the command."""
     parser = commands.add_parser(
         'bench', help='measure speed',
-        description='Measure speed: of the model, of the same model held at each of its resolutions, and of all'
-                    ' branches on every image, side by side. Times are for whole batches, which every side runs in the'
-                    ' pieces that serve it best.')
+        description='Measure speed, by one engine or several in turn: of the model, of the same model held at each of'
+                    ' its resolutions, and of all branches on every image, side by side. Times are for whole batches,'
+                    ' which every side runs in the pieces that serve it best.')
     add_model_arguments(parser, positional=True)
     add = parser.add_argument
     add('--checkpoint', metavar='FILE', help='trained weights, for --data')
@@ -69,20 +70,21 @@ def run(args: argparse.Namespace) -> int:
         model = model.to(memory_format=torch.channels_last)
     costs = cost_table(model)
     accuracies = _accuracies(args, model) if args.plot else None
-    measured: dict[str, list[Benchmark]] = {}
-    for name in args.engine:
-        measured[name] = []
-        for size in args.batch_size:
-            images = _images(args, model, size)
+    measured: dict[str, list[Benchmark]] = {name: [] for name in args.engine}
+    for size in args.batch_size:
+        images = _images(args, model, size)
+        batches = mixed_batches(images[0], mix) if not args.data else [
+            Batch(x, model.predict_resolution(x), 1.0) for x in images]
+        total = len(batches) * len(args.engine) * (args.repeats + 1)
+        with tqdm(total=total, desc=f'batch {size}', leave=False, disable=None) as progress:
             try:
-                engine = prepare_engine(name, model, images[0], args.threads)
+                found = bench(
+                    {name: partial(_prepare, name, model, images[0], args.threads, progress) for name in args.engine},
+                    batches, costs, args.repeats, model.stage == 'joint', progress.update)
             except ValueError as error:
-                raise UserError(f'--engine {name}: {error}') from error
-            batches = _batches(images, engine, None if args.data else mix)
-            total = len(batches) * (args.repeats + 1)
-            with tqdm(total=total, desc=f'{name}, batch {size}', leave=False, disable=None) as progress:
-                measured[name].append(bench(
-                    engine, batches, costs, args.repeats, model.stage == 'joint', progress.update))
+                raise UserError(f'--engine {" ".join(args.engine)}: {error}') from error
+        for name, one in found.items():
+            measured[name].append(one)
 
     report = {
         'model': args.model, 'data': args.data, 'mix': None if args.data else mix, 'dtype': args.dtype,
@@ -171,19 +173,21 @@ def _images(args: argparse.Namespace, model: DRNet, size: int) -> list[torch.Ten
         for i in range(0, len(images) - size + 1, size)]
 
 
+def _prepare(name: str, model: DRNet, images: torch.Tensor, threads: int | None, progress: Any) -> Engine:
+    progress.set_postfix_str(f'prepare {name}')  # it may look for the best pieces for a minute
+    engine = prepare_engine(name, model, images, threads)
+    progress.set_postfix_str('')
+    return engine
+
+
 def _like(weight: torch.Tensor, x: torch.Tensor, channels_last: bool) -> torch.Tensor:
     x = x.to(weight.device, weight.dtype)
     return x.contiguous(memory_format=torch.channels_last) if channels_last else x
 
 
-def _batches(images: list[torch.Tensor], engine: Engine, mix: tuple[float, ...] | None) -> list[Batch]:
-    if mix is not None:
-        return mixed_batches(images[0], mix)
-    return [Batch(x, engine.predict_resolution(x), 1.0) for x in images]
-
-
 def _table(model: str, machine: dict[str, Any], results: dict[str, list[Benchmark]]) -> str:
     """One block for each engine and batch size."""
+    first = next(iter(results))
     lines = [
         f'{model} on {machine["processor"]}, {machine["device"]}, {machine["threads"]} threads,'
         f' torch {machine["torch"]}']
@@ -193,7 +197,8 @@ def _table(model: str, machine: dict[str, Any], results: dict[str, list[Benchmar
             lines += [
                 '',
                 f'{name}, batches of {one.batch_size}, shares of the resolutions {shares};'
-                f' routing alone takes {100 * one.routing:.1f} %',
+                f' routing alone takes {100 * one.routing:.1f} %'
+                + ('' if name == first else f'; {one.speedup:.2f} times the throughput of {first}'),
                 f'{"":<18}{"ms":>9}{"p50":>9}{"p90":>9}{"p99":>9}{"images/s":>10}{"MiB":>7}{"FLOPs":>8}{"time":>8}',
             ]
             for row in one.timings:
