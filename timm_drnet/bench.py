@@ -134,6 +134,7 @@ def bench(
     for repeat in range(repeats + 1):  # the first only warms up
         for i, batch in enumerate(batches):
             for name in ways:
+                ways[name][_DYNAMIC](batch)  # brings its weights into the caches; the threads of others fall asleep
                 for way, run in ways[name].items():
                     taken = _time(partial(run, batch), device)
                     if repeat:
