@@ -193,7 +193,7 @@ def test_recipe_is_what_train_py_reads_and_names_no_path(make_tiny):
     assert '/home' not in str(card)
     assert 'secret' not in str(card)
     details = dict(table(section(card, 'Model details')))
-    assert details['`alpha`, target of the average FLOPs'] == '0.01 GFLOPs'
+    assert details['`alpha`, target of the average cost'] == '0.01 GFLOPs'
     assert details['`eta`, weight of the FLOPs loss'] == '0.3'
     assert details['`tau`, temperature'] == '1.0'
     assert details['input'] == '3 channels, 64 px, crop 0.9, bilinear'

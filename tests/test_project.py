@@ -21,13 +21,14 @@ METADATA = tomllib.loads(PYPROJECT)
 
 # Lowest first. A module imports from layers below its own; the first pattern that fits is its layer.
 LAYERS = (
-    ('version', 'gumbel', 'norm', 'image_files', 'mindspore', 'mindspore_names', 'downloads', 'onnx_runner', 'folding'),
+    ('version', 'gumbel', 'norm', 'image_files', 'mindspore', 'mindspore_names', 'downloads', 'onnx_runner', 'folding',
+     'latency', 'timm_interface'),
     ('compilation', 'onednn'),
     ('predictor', 'routing', 'cost', 'statistics', 'checkpoints'),
-    ('deploy', 'exported'),
+    ('deploy', 'exported', 'budget'),
     ('drnet',),
     ('zoo', 'training', 'labels', 'image_reading', 'labelled_images', 'training_run'),
-    ('datasets', 'prediction', 'validation', 'hub', 'export'),
+    ('datasets', 'prediction', 'validation', 'hub', 'export', 'calibration', 'predictor_training'),
     ('contact_sheet', 'results'),
     ('model_card', 'engines'),
     ('bench',),

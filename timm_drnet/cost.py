@@ -5,7 +5,9 @@ norms. They depend on shapes alone, so a table is counted once, on zeros, when i
 """
 
 import copy
+import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,8 @@ from torch import nn
 with warnings.catch_warnings():  # fvcore scripts a function when imported, which torch has deprecated
     warnings.simplefilter('ignore', FutureWarning)
     from fvcore.nn import FlopCountAnalysis
+
+from .latency import latency_table
 
 if TYPE_CHECKING:
     from .drnet import DRNet
@@ -36,6 +40,67 @@ class CostRow:
     """Backbone and predictor."""
     fraction: float
     """Backbone FLOPs as a fraction of those at the largest resolution."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a model weighs its resolutions by: C_j of Eq. 6, in FLOPs or in time."""
+
+    unit: str
+    """``GFLOPs`` or ``ms``."""
+    backbone: tuple[float, ...]
+    """C_j: the backbone at each resolution, for one image."""
+    predictor: float
+    """The resolution predictor, for one image."""
+
+    def relative(self, like: torch.Tensor) -> torch.Tensor:
+        """C_j / C_max, (M,), on the device and in the type of another tensor."""
+        return torch.tensor(self.backbone, device=like.device, dtype=like.dtype) / max(self.backbone)
+
+
+def model_costs(model: 'DRNet') -> Costs:
+    """What a model weighs its resolutions by, as its ``cost`` says.
+
+    Asked for the latency of this device, it measures it once and keeps the numbers as the model's ``cost``, so that
+    they go where the model goes.
+
+    Args:
+        model: A DRNet.
+
+    Returns:
+        The costs.
+    """
+    if model.cost == 'flops':
+        rows = cost_table(model)
+        return Costs('GFLOPs', tuple(row.backbone_flops / 1e9 for row in rows), rows[0].predictor_flops / 1e9)
+    if model.cost == 'latency':
+        table = latency_table(model)
+        model.cost = (*(row.backbone_ms for row in table), table[0].predictor_ms)
+    assert not isinstance(model.cost, str)  # checked when the model was made
+    return Costs('ms', model.cost[:-1], model.cost[-1])
+
+
+def check_cost(cost: str | Sequence[float], num_resolutions: int) -> str | tuple[float, ...]:
+    """Check what a model is to weigh its resolutions by.
+
+    Args:
+        cost: ``flops``, ``latency``, or milliseconds: of the backbone at each resolution, and of the predictor.
+        num_resolutions: Number of candidates.
+
+    Returns:
+        The same, numbers as a tuple.
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    if isinstance(cost, str):
+        if cost in ('flops', 'latency'):
+            return cost
+    elif len(cost) == num_resolutions + 1 and all(math.isfinite(c) and c >= 0 for c in cost) and min(cost[:-1]) > 0:
+        return tuple(float(c) for c in cost)
+    raise ValueError(
+        f"Invalid cost {cost!r}: use 'flops', 'latency', or {num_resolutions + 1} numbers, the milliseconds of the"
+        f' backbone at each of the {num_resolutions} resolutions and those of the predictor.')
 
 
 def cost_table(model: 'DRNet') -> tuple[CostRow, ...]:

@@ -266,9 +266,10 @@ def _fold(model: 'DRNet', share_weights: bool, images: Callable[[int, int], torc
         branches = [fold(model.branch(j), r, not share_weights) for j, r in enumerate(model.resolutions)]
     else:  # nothing differs between them
         branches = [fold(model.branch(0), model.resolutions[0])] * len(model.resolutions)
-    predictor = fold(model.predictor, model.predictor_size)
+    priced = model.priced_predictor()
+    predictor = fold(priced, model.predictor_size)
     deployed = DeployedDRNet(predictor, branches, model)
-    _check_same(predictor, model.predictor, images(2, model.predictor_size))
+    _check_same(predictor, priced, images(2, model.predictor_size))
     for j, (branch, r) in enumerate(zip(branches, model.resolutions, strict=True)):
         _check_same(branch, model.branch(j), images(2, r))
     return deployed

@@ -3,24 +3,28 @@
 Paper: `Dynamic Resolution Network`, Zhu et al., NeurIPS 2021 - https://arxiv.org/abs/2106.02898
 """
 
+import copy
 import logging
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from timm.models import get_model_args, get_model_traits
+from timm.models import get_model_traits
 from torch import nn
 
+from .budget import Budget, find_budget
 from .checkpoints import load_mindspore
 from .compilation import branch_function, never_compiled, not_compiled
-from .cost import cost_table
+from .cost import check_cost, cost_table, model_costs
 from .deploy import DeployedDRNet, deploy
 from .gumbel import gumbel_one_hot, one_hot
 from .norm import ResolutionAwareNorm, branch_view, convert_norms, resize
 from .predictor import PREDICTOR_SIZES, create_predictor
 from .routing import ScriptedRouting, check_choices, check_images, route, route_static
 from .statistics import RoutingStatistics, log_routing
+from .timm_interface import TimmInterface
 
 _logger = logging.getLogger(__name__)
 
@@ -37,7 +41,7 @@ class TrainingStep:
     """Joint stage: the straight-through choice, (B, M)."""
 
 
-class DRNet(nn.Module):
+class DRNet(TimmInterface):
     """A CNN that picks the resolution of each image it classifies.
 
     Args:
@@ -48,10 +52,14 @@ class DRNet(nn.Module):
             inverted-residual predictor.
         stage: ``joint`` trains backbone and predictor together; ``pretrain`` trains the backbone at all resolutions
             at once, with the predictor frozen and out of use.
-        alpha: Target for the average FLOPs of the backbone in GFLOPs, or None for no target.
+        alpha: Target for the average cost of the backbone in GFLOPs, or in milliseconds if the cost is in them; None
+            for no target.
         eta: Weight of the FLOPs loss.
         tau: Temperature of the Gumbel-softmax.
         resolution_aware_norm: Whether each resolution has norms of its own; False is the paper's ablation.
+        cost: What resolutions are weighed by: ``flops``; ``latency``, measured on the model's device when first needed;
+            or milliseconds measured elsewhere, of the backbone at each resolution and of the predictor.
+        cost_weight: Position of the dial, see `set_budget`.
 
     Raises:
         ValueError: If an argument is out of range, or the backbone has no BatchNorm.
@@ -68,15 +76,21 @@ class DRNet(nn.Module):
             eta: float = 0.2,
             tau: float = 1.0,
             resolution_aware_norm: bool = True,
+            cost: str | Sequence[float] = 'flops',
+            cost_weight: float = 0.0,
     ) -> None:
         super().__init__()
         self.resolutions = check_resolutions(resolutions)
+        self.cost = check_cost(cost, len(self.resolutions))
+        self.cost_weight = float(cost_weight)
         if stage not in STAGES:
             raise ValueError(f'Invalid stage {stage!r}: use one of {", ".join(map(repr, STAGES))}.')
         if alpha is not None and not alpha > 0:
-            raise ValueError(f'Invalid alpha {alpha}: use the target average in GFLOPs, or None for no target.')
+            raise ValueError(f'Invalid alpha {alpha}: use the target average, or None for no target.')
         if not eta >= 0:
             raise ValueError(f'Invalid eta {eta}: the weight of the FLOPs loss must not be negative.')
+        if not math.isfinite(cost_weight):
+            raise ValueError(f'Invalid cost_weight {cost_weight}: use a finite number, 0 for the choice as trained.')
         if not tau > 0:
             raise ValueError(f'Invalid tau {tau}: the temperature must be positive.')
         if predictor_size is not None and predictor_size < 32:
@@ -101,44 +115,13 @@ class DRNet(nn.Module):
         self._traits = {'first_conv': self._first_convs()}  # what timm adapts to another number of channels
         self._statistics = RoutingStatistics(len(self.resolutions))
         self._compiled: dict[int, Callable[..., torch.Tensor]] = {}
+        self._price: tuple[Any, torch.Tensor] | None = None
         self._step: TrainingStep | None = None
         self._warned = False
 
-    # What timm's scripts and utilities ask a model for; all of it is the backbone's.
-
-    @property
-    def num_classes(self) -> int:
-        """Number of logits, 0 without a classifier."""
-        return self.backbone.num_classes  # type: ignore[return-value]  # timm models are not typed
-
-    @property
-    def num_features(self) -> int:
-        """Channels of the unpooled features."""
-        return self.backbone.num_features  # type: ignore[return-value]
-
-    @property
-    def head_hidden_size(self) -> int:
-        """Channels before the classifier."""
-        return self.backbone.head_hidden_size  # type: ignore[return-value]
-
-    @property
-    def in_chans(self) -> int:
-        """Channels of the images."""
-        return self.backbone.in_chans  # type: ignore[return-value]
-
-    @property
-    def feature_info(self) -> Any:
-        """timm's description of the backbone's feature levels."""
-        return self.backbone.feature_info
-
-    @property
-    def global_pool(self) -> str | None:
-        """Kind of pooling, which timm records for the Hub."""
-        return get_model_args(self.backbone).get('global_pool')
-
-    def get_classifier(self) -> Any:
-        """The backbone's classifier."""
-        return self.backbone.get_classifier()  # type: ignore[operator]
+    def load_pretrained(self, checkpoint_path: str) -> None:
+        """Load weights in a format that is not timm's: the authors' release, see `load_mindspore`."""
+        load_mindspore(self, checkpoint_path)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the backbone's classifier.
@@ -147,42 +130,8 @@ class DRNet(nn.Module):
             num_classes: Number of logits; 0 for pooled embeddings.
             global_pool: Another pooling, or None to keep it.
         """
-        self.backbone.reset_classifier(num_classes, global_pool)  # type: ignore[operator]
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Trade the backbone's activations for a second forward in training."""
-        self.backbone.set_grad_checkpointing(enable)  # type: ignore[operator]
-
-    def load_pretrained(self, checkpoint_path: str) -> None:
-        """Load weights in a format that is not timm's: the authors' release, see `load_mindspore`."""
-        load_mindspore(self, checkpoint_path)
-
-    def group_matcher(self, coarse: bool = False) -> dict[str, str]:
-        """Two groups, the predictor first: ``--layer-decay 0.1`` gives it a tenth of the learning rate."""
-        return {'predictor': r'^predictor', 'backbone': r'^backbone'}
-
-    def no_weight_decay(self) -> set[str]:
-        """Names of the backbone's parameters that take no weight decay."""
-        names = getattr(self.backbone, 'no_weight_decay', set)
-        return {f'backbone.{name}' for name in names()}
-
-    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """Unpooled features of the largest branch at the input's own size; nothing is routed."""
-        return self.branch(0).forward_features(x)  # type: ignore[no-any-return, operator]
-
-    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """Pool and classify what `forward_features` returned."""
-        return self.branch(0).forward_head(x, pre_logits=pre_logits)  # type: ignore[no-any-return, operator]
-
-    def forward_intermediates(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        """timm's intermediate features, of the largest branch at the input's own size; nothing is routed."""
-        return self.branch(0).forward_intermediates(x, *args, **kwargs)  # type: ignore[operator]
-
-    def prune_intermediate_layers(self, *args: Any, **kwargs: Any) -> Any:
-        """Drop the backbone's layers that the wanted intermediate features do not need."""
-        return self.backbone.prune_intermediate_layers(*args, **kwargs)  # type: ignore[operator]
-
-    # Dynamic resolution.
+        super().reset_classifier(num_classes, global_pool)
+        self._price = None  # another classifier costs other FLOPs
 
     def branch(self, index: int) -> nn.Module:
         """The backbone at one candidate resolution: a plain timm model that shares all weights.
@@ -268,6 +217,72 @@ class DRNet(nn.Module):
         logits: torch.Tensor = self._route(x, check_choices(choice, len(x)))[0]
         return logits
 
+    def predictor_scores(self, x: torch.Tensor) -> torch.Tensor:
+        """What the predictor says, before the dial and without noise.
+
+        Args:
+            x: Images, (B, in_chans, S, S).
+
+        Returns:
+            Scores, (B, M); their softmax is p of Eq. 1.
+
+        Raises:
+            ValueError: If x is not a batch of square images.
+        """
+        check_images(x)
+        return self._scores(x)
+
+    def set_budget(
+            self,
+            target: float | None,
+            batches: Iterable[torch.Tensor | Sequence[torch.Tensor]] = (),
+    ) -> Budget | None:
+        """Turn the dial: from now on, spend a given average on an image in evaluation.
+
+        The choice becomes argmax(log p_j - w * C_j / C_max), with ``cost_weight`` w such that the average over the
+        given images meets the target within 1 %. Nothing is trained, and training is not affected. The position goes
+        where the model goes: to the Hub, to ``deploy()`` and into exports.
+
+        Args:
+            target: Average cost of an image, predictor included, in GFLOPs, or in milliseconds where the model's
+                ``cost`` is in milliseconds. None for the choice as trained, w = 0.
+            batches: Images like those to come, (B, C, S, S), some hundreds or more, without labels, or pairs of images
+                and labels, (B,); with labels, the result says what the accuracy becomes.
+
+        Returns:
+            What the dial does on these images; None without a target.
+
+        Raises:
+            ValueError: If no position meets the target within 1 %, or there are no images. The model is as it was.
+        """
+        if target is None:
+            self.cost_weight = 0.0
+            return None
+        budget = find_budget(self, target, batches)
+        assert budget.chosen is not None
+        self.cost_weight = budget.chosen.cost_weight
+        return budget
+
+    def priced_predictor(self) -> nn.Module:
+        """The predictor with the dial inside, for what is made from the model: its argmax is the choice.
+
+        What a candidate's score is lowered by is a constant, so it goes into the bias of the last layer.
+
+        Returns:
+            A module from (B, in_chans, s, s) to (B, M): the predictor itself where the dial is at 0, else a copy that
+            shares all other weights.
+        """
+        price = self._current_price()
+        if price is None:
+            return self.predictor
+        classifier = self.predictor.get_classifier()  # type: ignore[operator]  # timm models are not typed
+        shared = {id(t): t for t in (*self.predictor.parameters(), *self.predictor.buffers())}
+        shared.pop(id(classifier.bias))
+        priced = copy.deepcopy(self.predictor, shared)
+        with torch.no_grad():
+            priced.get_classifier().bias.sub_(price.to(classifier.bias.dtype))  # type: ignore[operator]
+        return priced
+
     def deploy(self, micro_batch: int | None = None, share_weights: bool = False) -> DeployedDRNet:
         """Make an inference model with the same results, in less time and more memory.
 
@@ -328,12 +343,14 @@ class DRNet(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         """What is copied or pickled: not the last step's graph, nor what was compiled for or counted by this model."""
         state = super().__getstate__()  # type: ignore[no-untyped-call]
-        return {**state, '_step': None, '_compiled': {}, '_statistics': RoutingStatistics(len(self.resolutions))}
+        return {
+            **state, '_step': None, '_compiled': {}, '_price': None,
+            '_statistics': RoutingStatistics(len(self.resolutions))}
 
     def __prepare_scriptable__(self) -> nn.Module:
         """What ``torch.jit.script`` sees."""
         return ScriptedRouting(
-            self.predictor, [self.branch(j) for j in range(len(self.resolutions))],
+            self.priced_predictor(), [self.branch(j) for j in range(len(self.resolutions))],
             self.predictor_size, self.resolutions)
 
     def _first_convs(self) -> tuple[str, ...]:
@@ -343,8 +360,28 @@ class DRNet(nn.Module):
 
     def _predict(self, x: torch.Tensor) -> torch.Tensor:
         """One-hot choice, (B, M): Eq. 1, 2."""
-        scores = self.predictor(resize(x, self.predictor_size))
-        return gumbel_one_hot(scores, self.tau) if self.training else one_hot(scores)
+        scores = self._scores(x)
+        if self.training:
+            return gumbel_one_hot(scores, self.tau)
+        price = self._current_price()
+        # Scores are log p up to a summand that is the same for all candidates.
+        return one_hot(scores if price is None else scores.float() - price)
+
+    def _scores(self, x: torch.Tensor) -> torch.Tensor:
+        return self.predictor(resize(x, self.predictor_size))  # type: ignore[no-any-return]  # modules are not typed
+
+    @never_compiled
+    def _current_price(self) -> torch.Tensor | None:
+        """w * C_j / C_max, (M,), by which the dial lowers each candidate's score; None at 0."""
+        if self.cost_weight == 0 or len(self.resolutions) == 1:
+            return None
+        weight = next(self.predictor.parameters())
+        key = (self.cost_weight, self.cost, weight.device)
+        if self._price is None or self._price[0] != key:  # made once, as to bring it to a device means to wait for it
+            costs = model_costs(self)
+            price = self.cost_weight * costs.relative(torch.zeros((), device=weight.device))
+            self._price = (self.cost_weight, self.cost, weight.device), price
+        return self._price[1]
 
     @never_compiled
     def _branch(self, index: int, guard_single_value: bool = False) -> nn.Module:

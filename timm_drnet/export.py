@@ -109,6 +109,7 @@ def export_model(
             'labels': [str(label) for label in labels],
             'preprocessing': data_config(model),
             'costs': [asdict(row) for row in cost_table(model)],
+            'cost_weight': model.cost_weight,  # the dial; it is inside the predictor's file
             'files': {'predictor': files.pop('predictor', None), 'branches': list(files.values())},
             'versions': {
                 package: importlib.metadata.version(package)
@@ -164,7 +165,7 @@ def _parts(model: DRNet) -> dict[str, tuple[Callable[[], nn.Module], int]]:
     """What is exported: by name, how to get it and the side of its images."""
     parts: dict[str, tuple[Callable[[], nn.Module], int]] = {}
     if model.stage == 'joint':
-        parts['predictor'] = (lambda: model.predictor), model.predictor_size
+        parts['predictor'] = model.priced_predictor, model.predictor_size
     for j, side in enumerate(model.resolutions):
         parts[f'branch_{side}'] = partial(model.branch, j), side
     return parts

@@ -56,19 +56,19 @@ def infer_base_model(model: DRNet, run: TrainingRun | None = None) -> str | None
 def save_folder(
         model: DRNet,
         folder: str | Path,
-        card: ModelCard,
+        card: ModelCard | None = None,
         labels: Sequence[str] | None = None,
         data_config: Mapping[str, Any] | None = None,
         license: str | None = None,
 ) -> None:
     """Write the folder that ``timm.create_model('local-dir:FOLDER')``, the Hub and transformers load.
 
-    It holds model.safetensors, config.json and README.md, and never a pickle.
+    It holds model.safetensors, config.json and the README, and never a pickle.
 
     Args:
         model: A DRNet that ``timm.create_model`` made. It is not changed, and may be in any memory format.
         folder: Where to write; created if need be.
-        card: The README.
+        card: The README, or None for a folder without one, such as one that is not published.
         labels: One name for each class, or None for those of the model's configuration.
         data_config: How images are to be prepared, where that differs from the model's configuration: timm's
             ``input_size``, ``mean``, ``std``, ``interpolation`` and ``crop_pct``.
@@ -88,7 +88,8 @@ def save_folder(
         for tensor in (*model.parameters(), *model.buffers()):
             tensor.data = tensor.data.contiguous()
     # In force is what the model has now; the kind of its predictor and of its backbone timm recorded at creation.
-    names = ('resolutions', 'predictor_size', 'stage', 'alpha', 'eta', 'tau', 'resolution_aware_norm')
+    names = (
+        'resolutions', 'predictor_size', 'stage', 'alpha', 'eta', 'tau', 'resolution_aware_norm', 'cost', 'cost_weight')
     current = {name: getattr(model, name) for name in names if getattr(model, name) is not None}
     save_for_hf(model, str(folder), model_args=current, safe_serialization=True, data_config=dict(data_config or {}))
 
@@ -107,7 +108,8 @@ def save_folder(
     if license is not None:
         config['pretrained_cfg']['license'] = license
     path.write_text(json.dumps(config, indent=2) + '\n', encoding='utf-8')
-    card.save(folder / CARD)
+    if card is not None:
+        card.save(folder / CARD)
     _check_rebuilt(model, folder)
 
 

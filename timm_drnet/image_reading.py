@@ -3,7 +3,8 @@
 import os
 import statistics
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,16 @@ _LONGEST = 16
 
 class UnreadableImageError(Exception):
     """A file that is no image Pillow can read; the message is the reason."""
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A file that was skipped."""
+
+    path: Path
+    """The file."""
+    reason: str
+    """Why it could not be read."""
 
 
 def open_image(path: str | Path, mode: str = 'RGB', side: int | None = None) -> Image.Image:
@@ -102,6 +113,36 @@ def image_loader(model: DRNet) -> Callable[[Path], torch.Tensor]:
         return transform(image)  # type: ignore[no-any-return]  # timm is not typed
 
     return load
+
+
+def read_batches(
+        paths: Iterable[str | Path],
+        load: Callable[[Path], torch.Tensor],
+        batch_size: int,
+        unreadable: list[Unreadable],
+) -> Iterator[list[tuple[Path, torch.Tensor]]]:
+    """Read image files in batches of those that can be read.
+
+    Args:
+        paths: The files.
+        load: As `image_loader` returns it.
+        batch_size: Number of images in a batch; the last may have fewer.
+        unreadable: The other files are added to it.
+
+    Yields:
+        Files and what they hold.
+    """
+    batch = []
+    for path in map(Path, paths):
+        try:
+            batch.append((path, load(path)))
+        except UnreadableImageError as error:
+            unreadable.append(Unreadable(path, str(error)))
+        if len(batch) == batch_size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
 def _crop_ends(image: Image.Image) -> Image.Image:

@@ -147,10 +147,13 @@ def _details(
     }
     if trained or model.alpha is not None:  # otherwise they need not be those of the training
         rows |= {
-            '`alpha`, target of the average FLOPs': 'none' if model.alpha is None else f'{model.alpha} GFLOPs',
+            '`alpha`, target of the average cost': (
+                'none' if model.alpha is None else f'{model.alpha} {"GFLOPs" if model.cost == "flops" else "ms"}'),
             '`eta`, weight of the FLOPs loss': model.eta,
             '`tau`, temperature': model.tau,
         }
+    if model.cost_weight:
+        rows['`cost_weight`, position of the dial'] = f'{model.cost_weight:.4g}; 0 is the choice as trained'
     if base_model:
         rows['started from'] = f'[{base_model}](https://huggingface.co/{base_model})'
     if cfg.get('origin_url') not in (None, _PAPER):

@@ -1,7 +1,7 @@
 """Prediction: what is in some image files, at which resolution the model looked, and what that cost."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from .cost import cost_table
 from .drnet import DRNet
-from .image_reading import UnreadableImageError, image_loader
+from .image_reading import Unreadable, image_loader, read_batches
 from .labels import class_labels
 
 
@@ -28,16 +28,6 @@ class Prediction:
     """Side in pixels at which the image was classified."""
     flops: int
     """What was spent on it: the predictor, and the backbone at the resolution."""
-
-
-@dataclass(frozen=True)
-class Unreadable:
-    """A file that was skipped."""
-
-    path: Path
-    """The file."""
-    reason: str
-    """Why it could not be read."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +104,7 @@ def predict_images(
     model.eval()
     try:
         bar = tqdm(paths, desc='predict', unit='image', delay=1, leave=False, disable=None if progress else True)
-        for batch in _batches(bar, image_loader(model), batch_size, unreadable):
+        for batch in read_batches(bar, image_loader(model), batch_size, unreadable):
             x = torch.stack([image for _, image in batch]).to(weight.device, weight.dtype)
             choice = model.predict_resolution(x)
             scores = model.forward_at(x, choice).float().softmax(dim=1)
@@ -145,26 +135,6 @@ def format_flops(flops: float, like: float | None = None) -> str:
     unit, name = (1e9, 'GFLOPs') if (flops if like is None else like) >= 1e9 else (1e6, 'MFLOPs')
     value = flops / unit
     return f'{value:.{max(0, 2 - math.floor(math.log10(value))) if value > 0 else 0}f} {name}'
-
-
-def _batches(
-        paths: Sequence[str | Path],
-        load: Callable[[Path], torch.Tensor],
-        batch_size: int,
-        unreadable: list[Unreadable],
-) -> Iterator[list[tuple[Path, torch.Tensor]]]:
-    """Full batches of those files that can be read; the others are added to ``unreadable``."""
-    batch = []
-    for path in map(Path, paths):
-        try:
-            batch.append((path, load(path)))
-        except UnreadableImageError as error:
-            unreadable.append(Unreadable(path, str(error)))
-        if len(batch) == batch_size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def _check_labels(model: DRNet, labels: Sequence[str] | None) -> Sequence[str]:

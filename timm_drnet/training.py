@@ -7,6 +7,8 @@ loss scaling, gradient accumulation and logging see one honest scalar:
 - joint stage: the FLOPs loss (Eq. 7, 8).
 """
 
+import functools
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,8 +17,10 @@ from timm.task import ClassificationTask, TrainingTask
 from timm.utils import unwrap_model
 from torch import nn
 
-from .cost import cost_table
+from .cost import Costs, model_costs
 from .drnet import DRNet
+
+_logger = logging.getLogger(__name__)
 
 Criterion = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -79,10 +83,31 @@ def _further_loss(model: DRNet, criterion: Criterion, target: torch.Tensor) -> t
     for logits in step.candidate_logits[1:]:  # the first is the model's output
         further = further + criterion(logits, target)
     if step.h is not None and model.alpha is not None and len(model.resolutions) > 1:
-        costs = [row.backbone_flops / 1e9 for row in cost_table(model)]
+        costs = _costs_of_all_ranks(model)
+        _check_alpha(model.alpha, costs)
         with torch.autocast(step.h.device.type, enabled=False):
-            further = further + model.eta * flops_loss(step.h, costs, model.alpha)  # Eq. 8
+            further = further + model.eta * flops_loss(step.h, costs.backbone, model.alpha)  # Eq. 8
     return further
+
+
+def _costs_of_all_ranks(model: DRNet) -> Costs:
+    """The model's costs; where they are measured, the first rank's measurement is for all."""
+    if model.cost == 'latency' and torch.distributed.is_available() and torch.distributed.is_initialized():
+        if torch.distributed.get_rank() == 0:
+            model_costs(model)
+        measured = [model.cost]
+        torch.distributed.broadcast_object_list(measured, src=0)
+        model.cost = measured[0]
+    return model_costs(model)
+
+
+@functools.cache  # once for each model that differs
+def _check_alpha(alpha: float, costs: Costs) -> None:
+    low, high = min(costs.backbone), max(costs.backbone)
+    if not low < alpha < high:
+        _logger.warning(
+            f'alpha={alpha:g} is no target between the costs of the resolutions, {low:.4g} to {high:.4g} {costs.unit}: '
+            + ('the FLOPs loss will always be 0.' if alpha >= high else 'the FLOPs loss can never be 0.'))
 
 
 def _complete_task_loss(task: TrainingTask, args: Any, kwargs: Any, result: dict[str, torch.Tensor]) -> None:

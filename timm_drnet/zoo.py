@@ -168,7 +168,8 @@ def _plain_model(cfg: PretrainedCfg, backbone: str) -> str | None:
 
 
 _DRNET_ARGS = (
-    'resolutions', 'predictor', 'predictor_size', 'stage', 'alpha', 'eta', 'tau', 'resolution_aware_norm')
+    'resolutions', 'predictor', 'predictor_size', 'stage', 'alpha', 'eta', 'tau', 'resolution_aware_norm',
+    'cost', 'cost_weight')
 
 
 def _build(backbone: str, start: str | None, cache_dir: Any, **kwargs: Any) -> DRNet:

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from timm.models import load_checkpoint
 
 from .. import zoo  # registers the models
+from ..checkpoints import checkpoint_filter_fn
 from ..drnet import DRNet
 
 Subparsers: TypeAlias = 'argparse._SubParsersAction[argparse.ArgumentParser]'
@@ -113,7 +114,7 @@ def load_model(
         raise UserError(f'model {name!r} is a {type(model).__name__}, not a DRNet; see timm.list_models("*drnet*")')
     if checkpoint is not None:
         try:
-            load_checkpoint(model, checkpoint)
+            load_checkpoint(model, checkpoint, filter_fn=checkpoint_filter_fn)
         except FileNotFoundError as error:
             raise UserError(f'{option} {checkpoint}: no such file') from error
         except (KeyError, *_UNREADABLE) as error:
@@ -138,6 +139,19 @@ def read_labels(name: str) -> list[str]:
     while lines and not lines[-1].strip():
         lines.pop()
     return [line.strip() for line in lines]
+
+
+def check_new_folder(option: str, name: str) -> None:
+    """Make sure that a folder can be made, or is empty.
+
+    Raises:
+        UserError: If not.
+    """
+    folder = Path(name)
+    if not folder.resolve().parent.is_dir():
+        raise UserError(f'{option} {folder}: there is no folder {str(folder.parent)!r}; create it first')
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f'{option} {folder}: exists and is not an empty folder; give another')
 
 
 def pick_device(name: str | None) -> torch.device:

@@ -16,7 +16,7 @@ from ..hub import PublishError, disown_source, find_token, infer_base_model, pub
 from ..model_card import model_card
 from ..results import Results
 from ..training_run import TrainingRun, read_training_run
-from .common import Subparsers, UserError, add_model_kwargs, load_model, read_labels
+from .common import Subparsers, UserError, add_model_kwargs, check_new_folder, load_model, read_labels
 
 _SOURCE = 'CHECKPOINT_OR_MODEL'
 _FILES = ('.tar', '.pth', '.pt', '.ckpt', '.bin', '.safetensors')  # which no name of a model ends in
@@ -113,11 +113,7 @@ def _check(args: argparse.Namespace) -> None:
     if args.num_classes is not None and args.num_classes < 1:
         raise UserError(f'--num-classes {args.num_classes}: use the number of classes of the weights')
     if args.dry_run is not None:
-        folder = Path(args.dry_run)
-        if not folder.resolve().parent.is_dir():
-            raise UserError(f'--dry-run {folder}: there is no folder {str(folder.parent)!r}; create it first')
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UserError(f'--dry-run {folder}: exists and is not an empty folder; give another')
+        check_new_folder('--dry-run', args.dry_run)
 
 
 def _load(args: argparse.Namespace) -> tuple[DRNet, TrainingRun | None]:

@@ -1,0 +1,139 @@
+"""``timm-drnet budget``: the shipped model, three targets, with labels and without."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+import timm_drnet
+from timm_drnet.cli import main
+from timm_drnet.image_reading import image_loader
+
+PHOTOS = Path(__file__).parents[2] / 'examples' / 'photos'
+
+
+@pytest.fixture
+def run(capsys):
+    """Run the command: exit code, stdout, stderr."""
+
+    def run(*args, model=timm_drnet.DEFAULT_MODEL):
+        code = main(['budget', model, *map(str, args)])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """The example photographs, turned and mirrored: 96 images."""
+    from PIL import Image
+
+    folder = tmp_path / 'photos'
+    folder.mkdir()
+    for path in sorted(PHOTOS.glob('*.jpg')):
+        image = Image.open(path).convert('RGB')
+        for i in range(8):
+            side = min(image.size)
+            part = image.crop((i * 4, i * 2, side - i, side - 2 * i))
+            part.transpose(Image.Transpose.FLIP_LEFT_RIGHT if i % 2 else Image.Transpose.ROTATE_180).save(
+                folder / f'{path.stem}{i}.png')
+    return folder
+
+
+def spent(model, folder):
+    """Average GFLOPs of a model on images, one by one."""
+    rows = timm_drnet.cost_table(model)
+    load = image_loader(model)
+    paths = sorted(folder.glob('*.png'))
+    with torch.inference_mode():
+        choices = [int(model.predict_resolution(load(path)[None])) for path in paths]
+    return sum(rows[j].total_flops for j in choices) / len(choices) / 1e9
+
+
+@pytest.mark.parametrize('target', [0.12, 0.14, 0.16])
+def test_target_is_met_by_the_saved_model(run, photos, tmp_path, target):
+    code, out, err = run(photos, '--target-gflops', target, '--output', tmp_path / 'saved')
+    assert code == 0, err
+    assert f'for {target:g} GFLOPs' in out
+    model = timm.create_model(f'local-dir:{tmp_path / "saved"}', pretrained=True).eval()
+    assert model.cost_weight != 0
+    assert spent(model, photos) == pytest.approx(target, rel=0.01)
+    assert re.search('no accuracy: .*outside a class folder', out)
+
+
+def test_printed_model_meets_the_target(run, photos):
+    code, out, _ = run(photos, '--target-gflops', 0.13)
+    assert code == 0
+    weight = float(re.search(r"^timm.create_model\('drnet_.*', pretrained=True, cost_weight=(\S+)\)$", out, re.M)[1])
+    model = timm.create_model(timm_drnet.DEFAULT_MODEL, pretrained=True, cost_weight=weight).eval()
+    assert spent(model, photos) == pytest.approx(0.13, rel=0.01)
+
+
+def test_curve_as_json_with_labels(run, tmp_path, photos):
+    names = (Path(timm_drnet.__file__).parent / 'weights' / 'caltech101.txt').read_text().splitlines()
+    for i, name in enumerate(sorted(names)):
+        (tmp_path / 'data' / name).mkdir(parents=True)
+        for path in sorted(photos.glob('*.png'))[i % 90:i % 90 + 1]:
+            shutil.copy(path, tmp_path / 'data' / name)
+    code, out, err = run(tmp_path / 'data', '--json', '--points', 4, '-j', 0)
+    assert code == 0, err
+    report = json.loads(out)
+    assert (report['unit'], report['images'], report['target'], report['chosen']) == ('GFLOPs', 101, None, None)
+    rows = timm_drnet.cost_table(timm.create_model(timm_drnet.DEFAULT_MODEL))
+    assert len(report['curve']) == 5
+    for one in report['curve']:
+        assert one['cost'] == pytest.approx(
+            sum(s * row.total_flops for s, row in zip(one['shares'], rows, strict=True)) / 1e9)
+        assert 0 <= one['top1'] <= 100
+    assert 0 in [one['cost_weight'] for one in report['curve']]
+
+
+def test_milliseconds(run, photos, monkeypatch, tmp_path):
+    monkeypatch.setattr('timm_drnet.cli.budget.latency_table', lambda model, batch_size: [
+        timm_drnet.LatencyRow(r, ms, batch_size / 8, ms + batch_size / 8, ms / 20)
+        for r, ms in ((128, 20.0), (112, 16.0), (96, 10.0))])
+    code, out, err = run(photos, '--target-ms', 15.5, '--output', tmp_path / 'saved')
+    assert code == 0, err
+    assert 'for 15.5 ms' in out
+    model = timm.create_model(f'local-dir:{tmp_path / "saved"}', pretrained=True).eval()
+    assert tuple(model.cost) == (20, 16, 10, 1)
+    load = image_loader(model)
+    with torch.inference_mode():
+        choices = [int(model.predict_resolution(load(path)[None])) for path in sorted(photos.glob('*.png'))]
+    assert sum((20, 16, 10)[j] + 1 for j in choices) / len(choices) == pytest.approx(15.5, rel=0.01)
+
+
+def test_unreadable_images_are_named(run, photos):
+    (photos / 'broken.png').write_bytes(b'no image')
+    code, out, err = run(photos)
+    assert code == 1
+    assert 'on 96 images' in out
+    assert 'skipped' in err
+    assert 'broken.png' in err
+
+
+@pytest.mark.parametrize(('args', 'told'), [
+    (('--target-gflops', 0), '--target-gflops 0.0: use an average cost'),
+    (('--target-gflops', 9), '--target-gflops 9: .*Invalid target 9 GFLOPs: on these 12 images'),
+    (('--target-gflops', 0.1, '--target-ms', 2), '--target-ms 2.0 and --target-gflops 0.1: use one'),
+    (('--output', 'somewhere'), '--output somewhere: without a target'),
+    (('--target-gflops', 0.1, '--output', PHOTOS), '--output .*: exists and is not an empty folder'),
+    (('--target-gflops', 0.1, '--output', 'no/such/folder'), "--output no/such/folder: there is no folder 'no/such'"),
+    (('--points', 1), '--points 1: use at least 2'),
+    (('-b', 0), '--batch-size 0: use at least 1'),
+])
+def test_bad_arguments(run, args, told):
+    code, out, err = run(PHOTOS, *args)
+    assert (code, out) == (2, '')
+    assert re.fullmatch(f'timm-drnet budget: {told}.*\n', err), err
+
+
+def test_no_such_folder(run):
+    code, _, err = run('nowhere')
+    assert code == 2
+    assert err == 'timm-drnet budget: nowhere: no such folder\n'
