@@ -116,6 +116,22 @@ def test_compile_counts_for_every_way_into_the_model(routed):
     assert counter.frame_count == 5  # the same branch with another batch size, and the predictor
 
 
+@pytest.mark.parametrize('way', WAYS)
+def test_compiled_model_keeps_to_the_dial(routed, way):
+    model, x = routed
+    model.cost_weight = 1.5
+    eager = copy.deepcopy(model)
+    counter = CompileCounter()
+    compiled = WAYS[way](model, counter)
+    with torch.no_grad():
+        for n in (9, 8, 7, 1):
+            torch.testing.assert_close(compiled(x[:n]), eager(x[:n]))
+        seen = counter.frame_count
+        for n in (5, 6, 9):
+            torch.testing.assert_close(compiled(x[:n]), eager(x[:n]))
+    assert counter.frame_count == seen
+
+
 def test_compiled_model_follows_changes(routed):
     model, x = routed
     model.compile(backend='eager')

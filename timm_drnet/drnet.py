@@ -272,15 +272,14 @@ class DRNet(TimmInterface):
             A module from (B, in_chans, s, s) to (B, M): the predictor itself where the dial is at 0, else a copy that
             shares all other weights.
         """
-        price = self._current_price()
-        if price is None:
+        if self.cost_weight == 0:
             return self.predictor
         classifier = self.predictor.get_classifier()  # type: ignore[operator]  # timm models are not typed
         shared = {id(t): t for t in (*self.predictor.parameters(), *self.predictor.buffers())}
         shared.pop(id(classifier.bias))
         priced = copy.deepcopy(self.predictor, shared)
         with torch.no_grad():
-            priced.get_classifier().bias.sub_(price.to(classifier.bias.dtype))  # type: ignore[operator]
+            priced.get_classifier().bias.sub_(self._current_price().to(classifier.bias.dtype))  # type: ignore[operator]
         return priced
 
     def deploy(self, micro_batch: int | None = None, share_weights: bool = False) -> DeployedDRNet:
@@ -363,24 +362,22 @@ class DRNet(TimmInterface):
         scores = self._scores(x)
         if self.training:
             return gumbel_one_hot(scores, self.tau)
-        price = self._current_price()
+        if self.cost_weight == 0:
+            return one_hot(scores)
         # Scores are log p up to a summand that is the same for all candidates.
-        return one_hot(scores if price is None else scores.float() - price)
+        return one_hot(scores.float() - self._current_price())
 
     def _scores(self, x: torch.Tensor) -> torch.Tensor:
         return self.predictor(resize(x, self.predictor_size))  # type: ignore[no-any-return]  # modules are not typed
 
     @never_compiled
-    def _current_price(self) -> torch.Tensor | None:
-        """w * C_j / C_max, (M,), by which the dial lowers each candidate's score; None at 0."""
-        if self.cost_weight == 0 or len(self.resolutions) == 1:
-            return None
+    def _current_price(self) -> torch.Tensor:
+        """w * C_j / C_max, (M,), by which the dial lowers each candidate's score."""
         weight = next(self.predictor.parameters())
         key = (self.cost_weight, self.cost, weight.device)
         if self._price is None or self._price[0] != key:  # made once, as to bring it to a device means to wait for it
-            costs = model_costs(self)
-            price = self.cost_weight * costs.relative(torch.zeros((), device=weight.device))
-            self._price = (self.cost_weight, self.cost, weight.device), price
+            relative = model_costs(self).relative(torch.zeros((), device=weight.device))
+            self._price = (self.cost_weight, self.cost, weight.device), self.cost_weight * relative
         return self._price[1]
 
     @never_compiled

@@ -117,7 +117,7 @@ def load_model(
             load_checkpoint(model, checkpoint, filter_fn=checkpoint_filter_fn)
         except FileNotFoundError as error:
             raise UserError(f'{option} {checkpoint}: no such file') from error
-        except (KeyError, *_UNREADABLE) as error:
+        except (KeyError, ValueError, *_UNREADABLE) as error:
             raise UserError(
                 f'{option} {checkpoint}: not a checkpoint of {name!r} with {model.num_classes} classes'
                 f' ({_first_line(error)})') from error
