@@ -60,12 +60,16 @@ def run(args: argparse.Namespace) -> int:
     batches = _training_batches(args, model, device) if args.train_predictor else None  # before the long work
     unreadable: list[Unreadable] = []
     keep = [model.resolutions.index(side) for side in args.keep]
-    try:
-        images = calibrate_norms(model, _images(args, model, unreadable), keep)
-    except ValueError as error:
-        raise UserError(f'{args.data}: {error}') from error
     others = ', '.join(str(r) for r in model.resolutions if r not in args.keep)
-    print(f'norms: statistics at {others} px estimated on {images:,} images')
+    if others:
+        try:
+            images = calibrate_norms(model, _images(args, model, unreadable), keep)
+        except ValueError as error:
+            raise UserError(f'{args.data}: {error}') from error
+        print(f'norms: statistics at {others} px estimated on {images:,} images', flush=True)
+    elif not args.train_predictor:
+        raise UserError(f'--keep {" ".join(map(str, args.keep))}: this leaves nothing to do; leave a resolution out, or'
+                        ' give --train-predictor')
     if batches is not None:
         _train(args, model, batches)
     disown_source(model)
