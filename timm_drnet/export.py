@@ -10,9 +10,7 @@ import importlib.util
 import json
 import os
 import shutil
-import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from hashlib import sha256
@@ -30,6 +28,7 @@ from .exported import load_program
 from .folding import fold_norms
 from .image_reading import data_config
 from .labels import class_labels
+from .output_folder import check_output_folder, staged
 
 FORMATS = ('onnx', 'torch')
 
@@ -89,7 +88,7 @@ def export_model(
     if len(labels) != model.num_classes:
         raise ValueError(f'{len(labels)} labels for a model of {model.num_classes} classes: give one for each class.')
 
-    with _staged(target) as folder:
+    with staged(target) as folder:
         files: dict[str, dict[str, Any]] = {}
         parts = _parts(model)
         for part in tqdm(parts, desc='export', unit='file', leave=False, disable=None if progress else True):
@@ -147,18 +146,7 @@ def check_target(out: str | os.PathLike[str], format: str = 'onnx', opset: int |
         raise ValueError(
             f'Invalid opset {opset}: use format onnx and a version from {_FIRST_OPSET} to the newest that the installed'
             ' onnx knows.')
-    path = Path(os.path.abspath(out))
-    if not path.parent.is_dir():
-        raise ValueError(f'Invalid out {out}: there is no folder {path.parent}; create it first.')
-    if path.is_symlink() or (path.exists() and not path.is_dir()):
-        raise ValueError(f'Invalid out {out}: this is a file or a link; name a new folder.')
-    if path.exists() and any(path.iterdir()):
-        raise ValueError(f'Invalid out {out}: this folder is not empty; name a new one.')
-    if path.exists() and (path.is_mount() or path.samefile(os.curdir)):
-        raise ValueError(f'Invalid out {out}: this folder cannot be replaced; name a new one, such as one in it.')
-    if not os.access(path.parent, os.W_OK):
-        raise ValueError(f'Invalid out {out}: no permission to write in {path.parent}; name another folder.')
-    return path
+    return check_output_folder(out)
 
 
 def _parts(model: DRNet) -> dict[str, tuple[Callable[[], nn.Module], int]]:
@@ -250,21 +238,6 @@ def _last_opset() -> int:
     import onnx
 
     return onnx.defs.onnx_opset_version()
-
-
-@contextmanager
-def _staged(target: Path) -> Iterator[Path]:
-    """A folder that takes the target's place in the end, or goes without a trace."""
-    folder = target.with_name(f'.{target.name}.{uuid.uuid4().hex[:8]}')
-    folder.mkdir()
-    try:
-        yield folder
-        if target.is_dir():
-            target.rmdir()  # empty, or this fails
-        folder.rename(target)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
 
 
 def _name(model: DRNet) -> str:

@@ -52,9 +52,9 @@ class LabelledImages(Dataset[tuple[torch.Tensor | None, int, str, str]]):
         """Image or None, label, and where there is no image its name and the reason."""
         assert self.transform is not None
         try:
-            image, target = self._read(index)
+            image, target = self.read(index)
         except Exception as error:  # of damaged files decoders make OSError, SyntaxError, struct.error and more
-            return None, -1, self._name(index), str(error) or type(error).__name__
+            return None, -1, self.name(index), str(error) or type(error).__name__
         return self.transform(image), target, '', ''
 
     def batches(self, loader: Iterable[Batch]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -78,7 +78,8 @@ class LabelledImages(Dataset[tuple[torch.Tensor | None, int, str, str]]):
             name, reason = self.unreadable[0]
             raise DataError(f'none of {len(self)} images is readable; the first is {name} ({reason})')
 
-    def _read(self, index: int) -> tuple[Image.Image, int]:
+    def read(self, index: int) -> tuple[Image.Image, int]:
+        """Image and label, before any preparation; what is damaged raises whatever its decoder raises."""
         if not isinstance(self.dataset, ImageDataset):
             image, target = self.dataset[index]
             return image.convert(self.mode), int(target)
@@ -86,7 +87,8 @@ class LabelledImages(Dataset[tuple[torch.Tensor | None, int, str, str]]):
         with source, Image.open(source) as image:
             return image.convert(self.mode), -1 if target is None else int(target)
 
-    def _name(self, index: int) -> str:
+    def name(self, index: int) -> str:
+        """Name of an image, as in ``unreadable``."""
         try:
             return str(self.dataset.filename(index))
         except AttributeError:  # a torchvision dataset

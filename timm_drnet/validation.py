@@ -117,7 +117,7 @@ def validate(
         choices, routed, held = _run(model, batches, amp, channels_last)
     finally:
         model.train(was_training)
-    return _summarize(model, choices, routed, held, seed)
+    return summarize(model, choices, routed, held, seed)
 
 
 def _run(
@@ -132,32 +132,69 @@ def _run(
     k = min(5, model.num_classes)
     choices, routed, held = [], [], []
     for images, target in batches:
-        if len(target) and not 0 <= int(target.min()) <= int(target.max()) < model.num_classes:
-            raise ValueError(
-                f'The labels of a batch run from {int(target.min())} to {int(target.max())}, but the model has'
-                f' {model.num_classes} classes, counted from 0.')
+        check_labels(target, model.num_classes)
         x = images.to(weight.device, weight.dtype)
         if channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
         target = target.to(weight.device)
         with torch.autocast(weight.device.type, torch.bfloat16, enabled=amp):
-            routed.append(_hits(model(x), target, k).cpu())
+            routed.append(hits(model(x), target, k).cpu())
             choices.append(model.predict_resolution(x).cpu())
-            held.append(torch.stack([_hits(model.forward_at(x, j), target, k) for j in candidates], dim=1).cpu())
+            held.append(torch.stack([hits(model.forward_at(x, j), target, k) for j in candidates], dim=1).cpu())
     if not choices:
         raise ValueError('There are no images to validate on.')
     return torch.cat(choices), torch.cat(routed), torch.cat(held)
 
 
-def _hits(logits: torch.Tensor, target: torch.Tensor, k: int) -> torch.Tensor:
-    """Whether the label is the first, and whether it is one of the first k: (B, 2) booleans."""
+def check_labels(target: torch.Tensor, num_classes: int) -> None:
+    """Refuse labels that are no classes.
+
+    Args:
+        target: The labels of a batch, (B,) integers.
+        num_classes: Of the model.
+
+    Raises:
+        ValueError: If one is out of range.
+    """
+    if len(target) and not 0 <= int(target.min()) <= int(target.max()) < num_classes:
+        raise ValueError(
+            f'The labels of a batch run from {int(target.min())} to {int(target.max())}, but the model has'
+            f' {num_classes} classes, counted from 0.')
+
+
+def hits(logits: torch.Tensor, target: torch.Tensor, k: int) -> torch.Tensor:
+    """Whether the label has the largest logit, and whether it is among the k largest.
+
+    Args:
+        logits: (B, num_classes).
+        target: The labels, (B,) integers.
+        k: At most num_classes.
+
+    Returns:
+        (B, 2) booleans.
+
+    Raises:
+        ValueError: If a logit is not finite.
+    """
     if not logits.isfinite().all():
         raise ValueError('The model gives logits that are not finite: its weights are damaged.')
     top = logits.topk(k, dim=1).indices == target[:, None]
     return torch.stack([top[:, 0], top.any(dim=1)], dim=1)
 
 
-def _summarize(model: DRNet, choices: torch.Tensor, routed: torch.Tensor, held: torch.Tensor, seed: int) -> Validation:
+def summarize(model: DRNet, choices: torch.Tensor, routed: torch.Tensor, held: torch.Tensor, seed: int) -> Validation:
+    """Count what was measured on N images at M candidates.
+
+    Args:
+        model: The DRNet.
+        choices: (N,) integers.
+        routed: `hits` of the model as it is used, (N, 2).
+        held: `hits` at each candidate, (N, M, 2).
+        seed: Of the random router.
+
+    Returns:
+        The measurement.
+    """
     rows = cost_table(model)
     backbone = [row.backbone_flops for row in rows]
     # In the pretrain stage the predictor does not run.
@@ -165,8 +202,8 @@ def _summarize(model: DRNet, choices: torch.Tensor, routed: torch.Tensor, held: 
     images = len(choices)
     counts = torch.bincount(choices, minlength=len(rows)).tolist()
 
-    def score(hits: torch.Tensor, flops: float) -> Score:
-        top1, top5 = (100 * n / len(hits) for n in hits.sum(dim=0).tolist())
+    def score(found: torch.Tensor, flops: float) -> Score:
+        top1, top5 = (100 * n / len(found) for n in found.sum(dim=0).tolist())
         return Score(top1, top5, flops / 1e9, flops / backbone[0])
 
     def average(flops: list[int]) -> float:

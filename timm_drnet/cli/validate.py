@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,15 @@ from ..datasets import open_labelled_images
 from ..image_reading import data_config
 from ..labelled_images import LabelledImages, make_loader
 from ..validation import Accuracy, Score, Validation, validate
-from .common import Subparsers, UserError, add_model_arguments, load_model, pick_device
-
-_NAMED = 10  # unreadable files named on the terminal
+from .common import Subparsers, UserError, add_model_arguments, pick_device
+from .labelled_data import (
+    add_data_arguments,
+    check_data_arguments,
+    describe_source,
+    load_trained_model,
+    measured_how,
+    tell_unreadable,
+)
 
 
 def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
@@ -30,19 +35,8 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
     add_model_arguments(parser, positional=True)
     add = parser.add_argument
     add('data', metavar='DATA', help='a folder per class, or a folder with such a folder for the split')
-    add('--checkpoint', metavar='FILE', help='checkpoint of train.py, or safetensors file, to validate')
-    add('--dataset', metavar='NAME', default='', help='another kind of timm dataset, such as torch/cifar10')
-    add('--split', metavar='NAME', default='validation', help='split of the dataset (%(default)s)')
-    add('--class-map', metavar='FILE', default='', help='label of each class folder, as timm reads it: one name a line')
-    add('--limit', metavar='N', type=int, help='only the first N images')
-    add('--crop-pct', metavar='P', type=float, help="central part of an image to use (the model's own)")
-    add('-b', '--batch-size', metavar='N', type=int, default=64, help='images in a batch (%(default)s)')
-    add('-j', '--workers', metavar='N', type=int, default=min(4, os.cpu_count() or 1),
-        help='processes that read images (%(default)s)')
-    add('--device', metavar='NAME', help='cpu, cuda, cuda:1, ... (the accelerator, if there is one)')
-    add('--amp', action='store_true', help='autocast to bfloat16')
+    add_data_arguments(parser)
     add('--channels-last', action='store_true', help='run in the channels_last memory format')
-    add('--seed', metavar='N', type=int, default=42, help='of the random router (%(default)s)')
     add('--json', action='store_true', help='print JSON')
     add('--output', metavar='FILE', help='also write the JSON to a file')
     return parser
@@ -52,11 +46,7 @@ def run(args: argparse.Namespace) -> int:
     """Measure, print, and tell what could not be read."""
     _check(args)
     device = pick_device(args.device)
-    model = load_model(args.model, args.num_classes, args.checkpoint, **args.model_kwargs)
-    own = model.pretrained_cfg['num_classes']  # type: ignore[index]  # timm's attribute
-    if args.checkpoint is None and model.num_classes != own:
-        raise UserError(f'--num-classes {args.num_classes}: the weights of {args.model!r} are for {own} classes; give'
-                        ' others with --checkpoint')
+    model = load_trained_model(args)
     memory_format = torch.channels_last if args.channels_last else torch.contiguous_format
     model = model.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
     try:
@@ -74,29 +64,17 @@ def run(args: argparse.Namespace) -> int:
     report = json.dumps(_report(args, config, images, result), indent=2)
     if args.output:
         Path(args.output).write_text(report + '\n', encoding='utf-8')
-    print(report if args.json else _table(args.model, _source(args, images), result))
-    return _tell_unreadable(images)
+    print(report if args.json else _table(args.model, describe_source(args, images), result))
+    return tell_unreadable(args, images, 'measured')
 
 
 def _check(args: argparse.Namespace) -> None:
     """Refuse what would only fail later, perhaps after a long measurement."""
-    for option, value, least in (
-            ('--batch-size', args.batch_size, 1), ('--workers', args.workers, 0), ('--limit', args.limit, 1),
-            ('--num-classes', args.num_classes, 1)):
-        if value is not None and value < least:
-            raise UserError(f'{option} {value}: use at least {least}')
-    if args.crop_pct is not None and not 0 < args.crop_pct <= 1:
-        raise UserError(f'--crop-pct {args.crop_pct}: use a fraction of the image, above 0 and up to 1')
+    check_data_arguments(args)
     if args.output:
         output = Path(args.output)
         if output.is_dir() or not os.access(output if output.exists() else output.parent, os.W_OK):
             raise UserError(f'--output {output}: cannot write there; name a file in an existing folder')
-
-
-def _source(args: argparse.Namespace, images: LabelledImages) -> str:
-    if args.dataset:
-        return f'{args.dataset}, {args.split}'
-    return '/'.join(Path(images.dataset.reader.root).resolve().parts[-2:])
 
 
 def _report(
@@ -106,17 +84,7 @@ def _report(
         result: Validation,
 ) -> dict[str, Any]:
     return {
-        'model': args.model,
-        'checkpoint': args.checkpoint,
-        'data': args.data,
-        'dataset': args.dataset,
-        'split': args.split,
-        'limit': args.limit,
-        'img_size': config['input_size'][-1],
-        'crop_pct': config['crop_pct'],
-        'interpolation': config['interpolation'],
-        'amp': args.amp,
-        'seed': args.seed,
+        **measured_how(args, config),
         **dataclasses.asdict(result),
         'unreadable': [{'path': name, 'reason': reason} for name, reason in images.unreadable],
     }
@@ -145,16 +113,3 @@ def _table(model: str, source: str, result: Validation) -> str:
     if routed:
         lines.append(line(f'random router, mean of {len(result.random.draws)}', result.random.mean, result.random.std))
     return '\n'.join(lines)
-
-
-def _tell_unreadable(images: LabelledImages) -> int:
-    """Name the files that were left out; the exit code of the command."""
-    if not images.unreadable:
-        return 0
-    for name, reason in images.unreadable[:_NAMED]:
-        print(f'timm-drnet validate: skipped {name}: {reason}', file=sys.stderr)
-    if len(images.unreadable) > _NAMED:
-        print(f'timm-drnet validate: ... and {len(images.unreadable) - _NAMED} more', file=sys.stderr)
-    print(f'timm-drnet validate: {len(images.unreadable)} of {len(images)} images are unreadable and were not measured',
-          file=sys.stderr)
-    return 1
