@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from ..analysis import Analysis, analyze
-from ..analysis_answers import check_analyzable
-from ..analysis_report import write_report
+from ..analysis.answers import check_analyzable
+from ..analysis.choices import Analysis, analyze
+from ..analysis.report import write_report
 from ..datasets import open_labelled_images
 from ..drnet import DRNet
 from ..image_reading import data_config

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 import timm_drnet
-from timm_drnet import analysis as module
 from timm_drnet import validation
-from timm_drnet.analysis import Outcomes, analyze, score_answers
-from timm_drnet.analysis_answers import Answers, collect_answers
-from timm_drnet.analysis_calibration import calibrate
+from timm_drnet.analysis import choices as module
+from timm_drnet.analysis.answers import Answers, collect_answers
+from timm_drnet.analysis.calibration import calibrate
+from timm_drnet.analysis.choices import Outcomes, analyze, score_answers
 from timm_drnet.cost import CostRow
 
 BACKBONE, PREDICTOR = (100, 60, 20), 5  # GFLOPs

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import torch
 
-from .analysis_answers import Answers, collect_answers
-from .analysis_calibration import Calibration, calibrate
-from .cost import CostRow, cost_table
-from .drnet import DRNet
-from .validation import Validation, summarize
+from ..cost import CostRow, cost_table
+from ..drnet import DRNet
+from ..validation import Validation, summarize
+from .answers import Answers, collect_answers
+from .calibration import Calibration, calibrate
 
 
 @dataclass(frozen=True)

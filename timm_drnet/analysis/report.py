@@ -8,12 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .analysis import Analysis
-from .analysis_images import evenly_spaced, image_name, readable_images, thumbnail
-from .analysis_markup import Subject, printable
-from .analysis_page import page
-from .labelled_images import LabelledImages
-from .output_folder import check_output_folder, staged
+from ..labelled_images import LabelledImages
+from ..output_folder import check_output_folder, staged
+from .choices import Analysis
+from .images import evenly_spaced, image_name, readable_images, thumbnail
+from .markup import Subject, printable
+from .page import page
 
 _THUMBNAILS = 24
 """Of each resolution, at most."""

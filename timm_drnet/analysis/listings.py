@@ -1,8 +1,8 @@
 """The lists of an analysis: its classes, some of its images, and how they were measured."""
 
-from .analysis import Analysis
-from .analysis_charts import share_strip
-from .analysis_markup import Subject, count, percent, size_style, swatch, table, text
+from .charts import share_strip
+from .choices import Analysis
+from .markup import Subject, count, percent, size_style, swatch, table, text
 
 _NAMED = 100
 """Unreadable images that the page names."""

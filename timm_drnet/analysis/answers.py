@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
-from .drnet import DRNet
-from .validation import check_labels, hits
+from ..drnet import DRNet
+from ..validation import check_labels, hits
 
 
 @dataclass(frozen=True, eq=False)

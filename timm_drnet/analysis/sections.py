@@ -1,8 +1,8 @@
 """The figures of an analysis: what choosing brings, what was chosen, and how sure the predictor was of it."""
 
-from .analysis import Analysis
-from .analysis_charts import Series, marker, reliability, scatter, stacked_bars
-from .analysis_markup import percent, size_style, swatch, table
+from .charts import Series, marker, reliability, scatter, stacked_bars
+from .choices import Analysis
+from .markup import percent, size_style, swatch, table
 
 _OUTCOMES = {
     'just_right': ('=', 'just right', 'classified correctly, and at no smaller size'),

@@ -3,17 +3,17 @@
 import base64
 import hashlib
 
-from .analysis import Analysis
-from .analysis_listings import classes_section, images_section, settings_section, unreadable_notice
-from .analysis_markup import Subject, breakable, count, flops, percent, text
-from .analysis_sections import (
+from .choices import Analysis
+from .listings import classes_section, images_section, settings_section, unreadable_notice
+from .markup import Subject, breakable, count, flops, percent, text
+from .sections import (
     calibration_section,
     confusion_section,
     cost_section,
     outcomes_section,
     sizes_section,
 )
-from .analysis_style import CSS, SCRIPT
+from .style import CSS, SCRIPT
 
 
 def page(analysis: Analysis, subject: Subject) -> str:

@@ -16,13 +16,14 @@ import torch
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from timm_drnet import analysis as module
-from timm_drnet import analysis_charts as charts
-from timm_drnet import analysis_images, validation
-from timm_drnet.analysis import score_answers
-from timm_drnet.analysis_answers import Answers
-from timm_drnet.analysis_report import write_report
-from timm_drnet.analysis_style import CSS, OUTCOME_STYLES, SCRIPT, SIZE_STYLES
+from timm_drnet import validation
+from timm_drnet.analysis import charts
+from timm_drnet.analysis import choices as module
+from timm_drnet.analysis import images as analysis_images
+from timm_drnet.analysis.answers import Answers
+from timm_drnet.analysis.choices import score_answers
+from timm_drnet.analysis.report import write_report
+from timm_drnet.analysis.style import CSS, OUTCOME_STYLES, SCRIPT, SIZE_STYLES
 from timm_drnet.cost import CostRow
 from timm_drnet.datasets import open_labelled_images
 from timm_drnet.labelled_images import LabelledImages, make_loader
@@ -414,7 +415,7 @@ def test_folder_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     def fail(path, content):
         raise OSError(28, 'No space left on device')
 
-    monkeypatch.setattr('timm_drnet.analysis_report._write_table', fail)
+    monkeypatch.setattr('timm_drnet.analysis.report._write_table', fail)
     with pytest.raises(OSError, match='No space left'):
         write(tmp_path, make_analysis(3), LabelledImages(Pictures(3), 'RGB'))
     assert list(tmp_path.iterdir()) == []

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from .analysis_style import SIZE_STYLES
-from .prediction import format_flops
+from ..prediction import format_flops
+from .style import SIZE_STYLES
 
 
 @dataclass(frozen=True)
