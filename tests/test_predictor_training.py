@@ -68,13 +68,11 @@ def test_it_learns_which_resolution_is_right(problem):
 
 def test_target_is_kept(problem):
     model, x, _ = problem
-    rows = [64, 32]
     model.cost, model.alpha, model.eta = (2.0, 1.0, 0.1), 1.2, 20.0
     batches = [(x[i:i + 16], torch.zeros(16, dtype=torch.int64)) for i in range(0, 64, 16)]
     train_predictor(model, batches, epochs=15, lr=3e-3)
-    p = model.predictor_scores(x).softmax(dim=1).mean(dim=0)
+    p = model.predictor_scores(x).softmax(dim=1).mean(dim=0).detach()
     assert float(p @ torch.tensor([2.0, 1.0])) < 1.3  # 1.5 without a target
-    assert rows == list(model.resolutions)
 
 
 def test_nothing_is_lost_if_reading_fails(problem):

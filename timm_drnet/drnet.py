@@ -86,7 +86,9 @@ class DRNet(TimmInterface):
         if stage not in STAGES:
             raise ValueError(f'Invalid stage {stage!r}: use one of {", ".join(map(repr, STAGES))}.')
         if alpha is not None and not alpha > 0:
-            raise ValueError(f'Invalid alpha {alpha}: use the target average, or None for no target.')
+            raise ValueError(
+                f'Invalid alpha {alpha}: use the target average in GFLOPs (milliseconds with'
+                ' cost="latency"), or None for no target.')
         if not eta >= 0:
             raise ValueError(f'Invalid eta {eta}: the weight of the FLOPs loss must not be negative.')
         if not math.isfinite(cost_weight):
