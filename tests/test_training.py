@@ -1,6 +1,7 @@
 """The losses of both stages inside timm's task, held against gradients computed without the package's training code."""
 
 import copy
+import math
 
 import pytest
 import timm
@@ -12,6 +13,7 @@ from timm.scheduler import create_scheduler_v2
 from timm.task import ClassificationTask, LogitDistillationTask
 
 import timm_drnet
+from timm_drnet.training import expected_loss
 
 RESOLUTIONS = (64, 48, 32)
 CLASSES = 5
@@ -160,6 +162,108 @@ def test_joint_gradients_are_those_of_cross_entropy_plus_flops_loss(criterion, s
     for name, p in model.predictor.named_parameters():
         torch.testing.assert_close(p.grad, predictor[name].grad, rtol=2e-4, atol=1e-7)
     assert any(p.grad.abs().max() > 1e-6 for p in model.predictor.parameters())
+
+
+def test_expected_loss_by_enumeration():
+    scores = torch.tensor([[0.3, -1.0, 0.5], [2.0, 0.0, 1.0]], requires_grad=True)
+    logits = [torch.tensor([[1.0, 0.0], [0.5, 0.2]]), torch.tensor([[0.0, 2.0], [1.0, 1.0]]), torch.zeros(2, 2)]
+    target = [0, 1]
+    loss = expected_loss(scores.softmax(dim=1), logits, torch.tensor(target))
+    p = [[math.exp(s) / sum(map(math.exp, row)) for s in row] for row in scores.tolist()]
+    losses = [
+        [-math.log(math.exp(each[i][target[i]]) / sum(map(math.exp, each[i].tolist()))) for each in logits]
+        for i in range(2)]
+    # All nine ways in which two images can be routed, each with its probability.
+    ways = [(p[0][a] * p[1][b], losses[0][a] + losses[1][b]) for a in range(3) for b in range(3)]
+    assert loss.item() == pytest.approx(sum(q * ce / 2 for q, ce in ways), rel=1e-5)
+    loss.backward()
+    # d p_k / d s_j = p_k (1[k = j] - p_j)
+    for i in range(2):
+        for j in range(3):
+            slope = sum(losses[i][k] / 2 * p[i][k] * ((k == j) - p[i][j]) for k in range(3))
+            assert float(scores.grad[i, j]) == pytest.approx(slope, rel=1e-4, abs=1e-7)
+
+
+def counterfactual_reference(model, x, target, criterion, seed, alpha, eta, costs):
+    """Gradients of the expectation over the predictor's probabilities, with plain twins in evaluation.
+
+    Returns:
+        As `joint_reference`.
+    """
+    predictor = copy.deepcopy(model.predictor).train()
+    torch.manual_seed(seed)
+    log_p = predictor(resized(x, model.predictor_size)).log_softmax(1)
+    g = -torch.empty_like(log_p).exponential_().log()
+    choice = ((log_p + g) / model.tau).argmax(1)
+    twins = [plain_twin(model, j) for j in range(len(RESOLUTIONS))]
+    logits = torch.zeros(len(x), CLASSES)
+    for j, r in enumerate(RESOLUTIONS):
+        if (choice == j).any():
+            logits = logits.index_copy(0, (choice == j).nonzero().flatten(), twins[j](resized(x[choice == j], r)))
+    ce = criterion(logits, target)
+    ce.backward()
+    grads = {}
+    expected, spent = 0.0, 0.0
+    labels = target if target.is_floating_point() else F.one_hot(target, CLASSES).float()
+    for j, (twin, r) in enumerate(zip(twins, RESOLUTIONS, strict=True)):
+        accumulate(grads, model, twin, j)
+        log_q = twin.eval()(resized(x, r)).detach().log_softmax(1)
+        expected = expected - (log_p[:, j].exp() * (labels * log_q).sum(1)).mean()
+        spent = spent + costs[j] * log_p[:, j].exp().mean()
+    reg = torch.clamp((spent - alpha) / (max(costs) - min(costs)), min=0)
+    (expected + eta * reg).backward()
+    return grads, dict(predictor.named_parameters()), (ce + eta * reg).item(), choice
+
+
+@pytest.mark.parametrize('criterion', CRITERIA)
+@pytest.mark.parametrize('share', [0.5, 2.0])  # of the target in the second cost: with and without a FLOPs loss
+def test_counterfactual_gradients_are_those_of_the_expectation(criterion, share):
+    loss_fn, to_target = CRITERIA[criterion]
+    costs = costs_of(make_model())
+    alpha, eta = share * costs[1], 0.7
+    model = make_model(alpha=alpha, eta=eta, tau=0.8, predictor_gradient='counterfactual')
+    x, target = make_batch()
+    grads, predictor, total, choice = counterfactual_reference(
+        model, x, to_target(target), loss_fn, 3, alpha, eta, costs)
+    assert len(choice.unique()) > 1
+
+    torch.manual_seed(3)
+    result = ClassificationTask(model, loss_fn)(x, to_target(target))
+    result['loss'].backward()
+
+    assert result['loss'].item() == pytest.approx(total, rel=1e-5)
+    assert_backbone_grads(model, grads)
+    for name, p in model.predictor.named_parameters():
+        torch.testing.assert_close(p.grad, predictor[name].grad, rtol=2e-4, atol=1e-7)
+    assert any(p.grad.abs().max() > 1e-6 for p in model.predictor.parameters())
+
+
+def test_counterfactual_forwards_leave_no_trace():
+    """Neither in statistics, nor in modes, nor by dropout; all images chose the same resolution."""
+    model = make_model(predictor_gradient='counterfactual', drop_rate=0.5)
+    with torch.no_grad():
+        model.predictor.classifier.bias.copy_(torch.tensor([100.0, 0.0, 0.0]))
+    model.backbone.layer2.eval()
+    model.backbone.layer2.requires_grad_(False)
+    modes = [module.training for module in model.modules()]
+    assert {True, False} == set(modes)
+    norms = model.backbone.bn1.norms
+    before = [norm.running_mean.clone() for norm in norms]
+    task = ClassificationTask(model, torch.nn.CrossEntropyLoss())
+    task(*make_batch())['loss'].backward()
+    assert [module.training for module in model.modules()] == modes
+    assert not torch.equal(norms[0].running_mean, before[0])
+    assert all(torch.equal(norm.running_mean, old) for norm, old in zip(norms[1:], before[1:], strict=True))
+    assert int(norms[0].num_batches_tracked) == 1
+    model.zero_grad()
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        task(*make_batch())
+        once = torch.rand(1)
+    model.predictor_gradient = 'straight-through'
+    torch.manual_seed(5)
+    task(*make_batch())
+    assert torch.equal(torch.rand(1), once)  # evaluation drew no random numbers
 
 
 def test_training_loss_is_the_task_s_loss():
@@ -334,3 +438,18 @@ def test_float16_autocast_scores_and_loss_stay_finite():
     assert loss.dtype == torch.float32
     loss.backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+def test_predictor_trains_in_float32_on_a_processor():
+    """Its backward in bfloat16 is slow there; in evaluation it takes part in autocast, like the backbone."""
+    model = make_model()
+    seen = []
+    for name, module in (('predictor', model.predictor.conv_stem), ('backbone', model.backbone.conv1[0])):
+        module.register_forward_hook(lambda _, args, output, name=name: seen.append((name, output.dtype)))
+    x, _ = make_batch()
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        model(x.bfloat16())
+        assert set(seen) == {('predictor', torch.float32), ('backbone', torch.bfloat16)}
+        seen.clear()
+        model.eval()(x)
+    assert set(seen) == {('predictor', torch.bfloat16), ('backbone', torch.bfloat16)}

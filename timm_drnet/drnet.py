@@ -29,6 +29,7 @@ from .timm_interface import TimmInterface
 _logger = logging.getLogger(__name__)
 
 STAGES = ('joint', 'pretrain')
+PREDICTOR_GRADIENTS = ('straight-through', 'counterfactual')
 
 
 @dataclass
@@ -38,7 +39,10 @@ class TrainingStep:
     candidate_logits: tuple[torch.Tensor, ...] = ()
     """Pretrain stage: the logits at every candidate, (B, num_classes) each."""
     h: torch.Tensor | None = None
-    """Joint stage: the straight-through choice, (B, M)."""
+    """Joint stage: the straight-through choice, or with counterfactual gradients the probabilities, (B, M)."""
+    evaluated_logits: tuple[torch.Tensor, ...] = ()
+    """Joint stage with counterfactual gradients: what evaluation gives at every candidate, (B, num_classes) each,
+    without a gradient."""
 
 
 class DRNet(TimmInterface):
@@ -60,6 +64,9 @@ class DRNet(TimmInterface):
         cost: What resolutions are weighed by: ``flops``; ``latency``, measured on the model's device when first needed;
             or milliseconds measured elsewhere, of the backbone at each resolution and of the predictor.
         cost_weight: Position of the dial, see `set_budget`.
+        predictor_gradient: How the predictor learns in the joint stage: ``straight-through`` is the paper's estimate
+            from the one resolution drawn for each image; ``counterfactual`` asks the backbone about every resolution,
+            in evaluation, and takes the gradient of the expectation as it stands, for a forward more of each branch.
 
     Raises:
         ValueError: If an argument is out of range, or the backbone has no BatchNorm.
@@ -78,6 +85,7 @@ class DRNet(TimmInterface):
             resolution_aware_norm: bool = True,
             cost: str | Sequence[float] = 'flops',
             cost_weight: float = 0.0,
+            predictor_gradient: str = 'straight-through',
     ) -> None:
         super().__init__()
         self.resolutions = check_resolutions(resolutions)
@@ -85,6 +93,10 @@ class DRNet(TimmInterface):
         self.cost_weight = float(cost_weight)
         if stage not in STAGES:
             raise ValueError(f'Invalid stage {stage!r}: use one of {", ".join(map(repr, STAGES))}.')
+        if predictor_gradient not in PREDICTOR_GRADIENTS:
+            raise ValueError(
+                f'Invalid predictor_gradient {predictor_gradient!r}: use one of'
+                f' {", ".join(map(repr, PREDICTOR_GRADIENTS))}.')
         if alpha is not None and not alpha > 0:
             raise ValueError(
                 f'Invalid alpha {alpha}: use the target average in GFLOPs (milliseconds with'
@@ -105,6 +117,7 @@ class DRNet(TimmInterface):
         self.alpha = alpha
         self.eta = eta
         self.tau = tau
+        self.predictor_gradient = predictor_gradient
         self.resolution_aware_norm = resolution_aware_norm
 
         weight = next(backbone.parameters())
@@ -171,13 +184,18 @@ class DRNet(TimmInterface):
         check_images(x)
         if self.stage == 'pretrain':
             return self._forward_pretrain(x)
-        h = self._predict(x)
+        scores = self._scores(x)
+        h = self._choose(scores)
         choice = h.argmax(dim=1)
         logits: torch.Tensor
         logits, counts = self._route(x, choice)
         self._statistics.add(counts, len(x))
         if self.training:
-            self._leave_step(TrainingStep(h=h))
+            if self.predictor_gradient == 'counterfactual':
+                self._leave_step(TrainingStep(h=scores.float().softmax(dim=1), evaluated_logits=self._evaluate(x)))
+                h = h.detach()
+            else:
+                self._leave_step(TrainingStep(h=h))
             # The factor is 1; its gradient is how the cross-entropy reaches the predictor (Eq. 4).
             factor = self._keep_idle_norms(h.gather(1, choice[:, None]), counts)
             logits = logits * factor.to(logits.dtype)
@@ -360,8 +378,11 @@ class DRNet(TimmInterface):
         return (*(f'backbone.{n}' for n in ((names,) if isinstance(names, str) else names)), f'predictor.{stem}')
 
     def _predict(self, x: torch.Tensor) -> torch.Tensor:
-        """One-hot choice, (B, M): Eq. 1, 2."""
-        scores = self._scores(x)
+        """One-hot choice, (B, M), of images, (B, C, S, S)."""
+        return self._choose(self._scores(x))
+
+    def _choose(self, scores: torch.Tensor) -> torch.Tensor:
+        """One-hot choice, (B, M), of scores: Eq. 1, 2."""
         if self.training:
             return gumbel_one_hot(scores, self.tau)
         if self.cost_weight == 0:
@@ -370,7 +391,12 @@ class DRNet(TimmInterface):
         return one_hot(scores.float() - self._current_price())
 
     def _scores(self, x: torch.Tensor) -> torch.Tensor:
-        return self.predictor(resize(x, self.predictor_size))  # type: ignore[no-any-return]  # modules are not typed
+        x = resize(x, self.predictor_size)
+        if self.training and x.device.type == 'cpu' and torch.is_autocast_enabled('cpu'):
+            # oneDNN takes fifty times as long for the backward of strided depthwise convolutions in bfloat16.
+            with torch.autocast('cpu', enabled=False):
+                return self.predictor(x.to(next(self.predictor.parameters()).dtype))  # type: ignore[no-any-return]
+        return self.predictor(x)  # type: ignore[no-any-return]  # modules are not typed
 
     @never_compiled
     def _current_price(self) -> torch.Tensor:
@@ -406,6 +432,18 @@ class DRNet(TimmInterface):
         self._statistics.add([len(x)] * len(candidates), len(x))
         self._leave_step(TrainingStep(candidate_logits=candidates))
         return candidates[0]
+
+    @not_compiled
+    @torch.no_grad()
+    def _evaluate(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Every image at every resolution as in evaluation: no statistics change, and no dropout hides a difference."""
+        modes = {module: module.training for module in self.backbone.modules()}
+        self.backbone.eval()
+        try:
+            return tuple(self._run(j, x) for j in range(len(self.resolutions)))
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
 
     def _forward_traced(self, x: Any) -> torch.Tensor:
         """The joint forward for torch.fx, which has to be shown where the views' containers stand in the model."""

@@ -8,37 +8,10 @@ or not, what it would have cost.
 from collections.abc import Callable, Iterable
 
 import torch
-import torch.nn.functional as F
 
 from .cost import model_costs
 from .drnet import DRNet
-from .training import flops_loss
-
-
-def expected_loss(
-        scores: torch.Tensor,
-        losses: torch.Tensor,
-        costs: tuple[float, ...],
-        alpha: float | None,
-        eta: float,
-) -> torch.Tensor:
-    """The expectation of Eq. 8 over the choice.
-
-    Args:
-        scores: The predictor's, (B, M).
-        losses: Cross-entropy of each image at each resolution, (B, M).
-        costs: C_j, in the unit of alpha.
-        alpha: Target average, or None.
-        eta: Weight of the FLOPs loss.
-
-    Returns:
-        A scalar.
-    """
-    p = scores.float().softmax(dim=1)  # Eq. 1
-    loss = (p * losses).sum(dim=1).mean()
-    if alpha is not None and len(costs) > 1:
-        loss = loss + eta * flops_loss(p, costs, alpha)  # Eq. 6 to 8, with p in the place of h
-    return loss
+from .training import expected_loss, flops_loss
 
 
 def train_predictor(
@@ -111,11 +84,12 @@ def _train_epoch(
             continue  # no batch to take the statistics of norms from
         x, target = images.to(weight.device, weight.dtype), target.to(weight.device)
         with torch.no_grad():
-            losses = torch.stack([
-                F.cross_entropy(model.forward_at(x, j).float(), target, reduction='none')
-                for j in range(len(costs))], dim=1)
+            logits = [model.forward_at(x, j) for j in range(len(costs))]
         scores = model.predictor_scores(x)
-        loss = expected_loss(scores, losses, costs, model.alpha, model.eta)
+        p = scores.float().softmax(dim=1)  # Eq. 1
+        loss = expected_loss(p, logits, target)
+        if model.alpha is not None and len(costs) > 1:
+            loss = loss + model.eta * flops_loss(p, costs, model.alpha)  # Eq. 6 to 8, with p in the place of h
         if not loss.isfinite():
             raise ValueError('The loss of the predictor is not finite: use a smaller lr.')
         optimizer.zero_grad()

@@ -4,7 +4,7 @@ A task computes ``criterion(output, target)``; a hook on that task then adds wha
 loss scaling, gradient accumulation and logging see one honest scalar:
 
 - pretrain stage: the criterion at every other candidate resolution (section 4.1);
-- joint stage: the FLOPs loss (Eq. 7, 8).
+- joint stage: the FLOPs loss (Eq. 7, 8), and with counterfactual gradients what the predictor learns from.
 """
 
 import functools
@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from timm.task import ClassificationTask, TrainingTask
 from timm.utils import unwrap_model
 from torch import nn
@@ -76,12 +77,30 @@ def flops_loss(h: torch.Tensor, costs: Sequence[float], alpha: float) -> torch.T
     return ((spent - alpha) / (max(costs) - min(costs))).clamp(min=0)  # Eq. 7
 
 
+def expected_loss(p: torch.Tensor, logits: Sequence[torch.Tensor], target: torch.Tensor) -> torch.Tensor:
+    """The cross-entropy that is to be expected of a choice, whatever it will be.
+
+    Args:
+        p: Probability of each candidate, (B, M).
+        logits: At each candidate, (B, num_classes), M of them.
+        target: Class indices, (B,), or probabilities, (B, num_classes).
+
+    Returns:
+        A scalar.
+    """
+    losses = torch.stack([F.cross_entropy(each.float(), target, reduction='none') for each in logits], dim=1)
+    return (p * losses).sum(dim=1).mean()
+
+
 def _further_loss(model: DRNet, criterion: Criterion, target: torch.Tensor) -> torch.Tensor:
     """What the loss of the last training step has beyond the criterion of the model's output."""
     step = model.take_step()
     further = torch.zeros((), device=next(model.parameters()).device)
     for logits in step.candidate_logits[1:]:  # the first is the model's output
         further = further + criterion(logits, target)
+    if step.h is not None and step.evaluated_logits:
+        expected = expected_loss(step.h, step.evaluated_logits, target)
+        further = further + (expected - expected.detach())  # a gradient for the predictor; the value is the criterion's
     if step.h is not None and model.alpha is not None and len(model.resolutions) > 1:
         costs = _costs_of_all_ranks(model)
         _check_alpha(model.alpha, costs)
