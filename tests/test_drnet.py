@@ -56,6 +56,7 @@ def routed_by_plain_models(model, make_plain, x, choice):
     ('alpha', float('nan'), 'GFLOPs'),
     ('eta', -0.1, 'must not be negative'),
     ('tau', 0.0, 'must be positive'),
+    ('joint_resolutions', 'both', "'drawn', 'all'"),
     ('predictor_size', 16, 'at least 32'),
     ('predictor', 'transformer', "'residual', 'inverted_residual'"),
     ('resolutions', (), 'largest first'),

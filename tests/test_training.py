@@ -184,50 +184,41 @@ def test_expected_loss_by_enumeration():
             assert float(scores.grad[i, j]) == pytest.approx(slope, rel=1e-4, abs=1e-7)
 
 
-def counterfactual_reference(model, x, target, criterion, seed, alpha, eta, costs):
-    """Gradients of the expectation over the predictor's probabilities, with plain twins in evaluation.
+def all_resolutions_reference(model, x, target, criterion, alpha, eta, costs):
+    """The criterion at every resolution, and for the predictor the expectation over its probabilities.
 
     Returns:
-        As `joint_reference`.
+        Gradients of the backbone, of the predictor, and the loss.
     """
     predictor = copy.deepcopy(model.predictor).train()
-    torch.manual_seed(seed)
     log_p = predictor(resized(x, model.predictor_size)).log_softmax(1)
-    g = -torch.empty_like(log_p).exponential_().log()
-    choice = ((log_p + g) / model.tau).argmax(1)
-    twins = [plain_twin(model, j) for j in range(len(RESOLUTIONS))]
-    logits = torch.zeros(len(x), CLASSES)
-    for j, r in enumerate(RESOLUTIONS):
-        if (choice == j).any():
-            logits = logits.index_copy(0, (choice == j).nonzero().flatten(), twins[j](resized(x[choice == j], r)))
-    ce = criterion(logits, target)
-    ce.backward()
-    grads = {}
-    expected, spent = 0.0, 0.0
     labels = target if target.is_floating_point() else F.one_hot(target, CLASSES).float()
-    for j, (twin, r) in enumerate(zip(twins, RESOLUTIONS, strict=True)):
+    grads, total, expected, spent = {}, 0.0, 0.0, 0.0
+    for j, r in enumerate(RESOLUTIONS):
+        twin = plain_twin(model, j)
+        logits = twin(resized(x, r))
+        loss = criterion(logits, target)
+        loss.backward()
         accumulate(grads, model, twin, j)
-        log_q = twin.eval()(resized(x, r)).detach().log_softmax(1)
-        expected = expected - (log_p[:, j].exp() * (labels * log_q).sum(1)).mean()
-        spent = spent + costs[j] * log_p[:, j].exp().mean()
-    reg = torch.clamp((spent - alpha) / (max(costs) - min(costs)), min=0)
+        total += loss.item()
+        cross_entropy = -(labels * logits.detach().log_softmax(1)).sum(1)
+        expected = expected + (log_p[:, j].exp() * cross_entropy).mean()
+        spent = spent + costs[j] * log_p[:, j].exp().mean()  # Eq. 6, with p in the place of h
+    reg = torch.clamp((spent - alpha) / (max(costs) - min(costs)), min=0)  # Eq. 7
     (expected + eta * reg).backward()
-    return grads, dict(predictor.named_parameters()), (ce + eta * reg).item(), choice
+    return grads, dict(predictor.named_parameters()), total + eta * reg.item()
 
 
 @pytest.mark.parametrize('criterion', CRITERIA)
-@pytest.mark.parametrize('share', [0.5, 2.0])  # of the target in the second cost: with and without a FLOPs loss
-def test_counterfactual_gradients_are_those_of_the_expectation(criterion, share):
+@pytest.mark.parametrize('share', [0.5, 2.0])  # of the second cost: with and without a FLOPs loss
+def test_joint_gradients_at_all_resolutions(criterion, share):
     loss_fn, to_target = CRITERIA[criterion]
     costs = costs_of(make_model())
     alpha, eta = share * costs[1], 0.7
-    model = make_model(alpha=alpha, eta=eta, tau=0.8, predictor_gradient='counterfactual')
+    model = make_model(alpha=alpha, eta=eta, joint_resolutions='all')
     x, target = make_batch()
-    grads, predictor, total, choice = counterfactual_reference(
-        model, x, to_target(target), loss_fn, 3, alpha, eta, costs)
-    assert len(choice.unique()) > 1
+    grads, predictor, total = all_resolutions_reference(model, x, to_target(target), loss_fn, alpha, eta, costs)
 
-    torch.manual_seed(3)
     result = ClassificationTask(model, loss_fn)(x, to_target(target))
     result['loss'].backward()
 
@@ -238,32 +229,18 @@ def test_counterfactual_gradients_are_those_of_the_expectation(criterion, share)
     assert any(p.grad.abs().max() > 1e-6 for p in model.predictor.parameters())
 
 
-def test_counterfactual_forwards_leave_no_trace():
-    """Neither in statistics, nor in modes, nor by dropout; all images chose the same resolution."""
-    model = make_model(predictor_gradient='counterfactual', drop_rate=0.5)
+def test_every_norm_is_kept_fresh_at_all_resolutions(caplog):
+    """Though all images would choose the same; evaluation chooses as ever, and what is logged are the choices."""
+    model = make_model(joint_resolutions='all')
     with torch.no_grad():
-        model.predictor.classifier.bias.copy_(torch.tensor([100.0, 0.0, 0.0]))
-    model.backbone.layer2.eval()
-    model.backbone.layer2.requires_grad_(False)
-    modes = [module.training for module in model.modules()]
-    assert {True, False} == set(modes)
-    norms = model.backbone.bn1.norms
-    before = [norm.running_mean.clone() for norm in norms]
-    task = ClassificationTask(model, torch.nn.CrossEntropyLoss())
-    task(*make_batch())['loss'].backward()
-    assert [module.training for module in model.modules()] == modes
-    assert not torch.equal(norms[0].running_mean, before[0])
-    assert all(torch.equal(norm.running_mean, old) for norm, old in zip(norms[1:], before[1:], strict=True))
-    assert int(norms[0].num_batches_tracked) == 1
-    model.zero_grad()
-    with torch.random.fork_rng():
-        torch.manual_seed(5)
-        task(*make_batch())
-        once = torch.rand(1)
-    model.predictor_gradient = 'straight-through'
-    torch.manual_seed(5)
-    task(*make_batch())
-    assert torch.equal(torch.rand(1), once)  # evaluation drew no random numbers
+        model.predictor.classifier.bias.copy_(torch.tensor([0.0, 100.0, 0.0]))
+    x, target = make_batch()
+    ClassificationTask(model, torch.nn.CrossEntropyLoss())(x, target)['loss'].backward()
+    assert all(norm.running_mean.abs().max() > 0 for norm in model.backbone.bn1.norms)
+    with caplog.at_level('INFO'):
+        model.eval()
+    assert '64 px: 0.0%, 48 px: 100.0%, 32 px: 0.0%' in caplog.text
+    torch.testing.assert_close(model(x), model.branch(1)(resized(x, 48)))
 
 
 def test_training_loss_is_the_task_s_loss():
@@ -415,8 +392,9 @@ def test_joint_stage_distils_and_pretrain_stage_refuses():
         task = LogitDistillationTask(model, teacher_model=teacher, criterion=criterion, verbose=False)
         losses.append(task(x, target)['loss'].item())
     assert losses[1] > losses[0] + 0.1
-    with pytest.raises(ValueError, match='ClassificationTask'):
-        LogitDistillationTask(make_model('pretrain'), teacher_model=teacher, criterion=criterion, verbose=False)
+    for model in (make_model('pretrain'), make_model(joint_resolutions='all')):
+        with pytest.raises(ValueError, match='ClassificationTask'):
+            LogitDistillationTask(model, teacher_model=teacher, criterion=criterion, verbose=False)
 
 
 def test_training_loss_refuses_what_it_cannot_complete():

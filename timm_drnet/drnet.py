@@ -29,7 +29,7 @@ from .timm_interface import TimmInterface
 _logger = logging.getLogger(__name__)
 
 STAGES = ('joint', 'pretrain')
-PREDICTOR_GRADIENTS = ('straight-through', 'counterfactual')
+JOINT_RESOLUTIONS = ('drawn', 'all')
 
 
 @dataclass
@@ -37,12 +37,9 @@ class TrainingStep:
     """What a forward in training leaves behind for the loss."""
 
     candidate_logits: tuple[torch.Tensor, ...] = ()
-    """Pretrain stage: the logits at every candidate, (B, num_classes) each."""
+    """Where an image trains at all resolutions: the logits at every candidate, (B, num_classes) each."""
     h: torch.Tensor | None = None
-    """Joint stage: the straight-through choice, or with counterfactual gradients the probabilities, (B, M)."""
-    evaluated_logits: tuple[torch.Tensor, ...] = ()
-    """Joint stage with counterfactual gradients: what evaluation gives at every candidate, (B, num_classes) each,
-    without a gradient."""
+    """Joint stage: the straight-through choice, (B, M); the probabilities where an image trains at all resolutions."""
 
 
 class DRNet(TimmInterface):
@@ -64,9 +61,10 @@ class DRNet(TimmInterface):
         cost: What resolutions are weighed by: ``flops``; ``latency``, measured on the model's device when first needed;
             or milliseconds measured elsewhere, of the backbone at each resolution and of the predictor.
         cost_weight: Position of the dial, see `set_budget`.
-        predictor_gradient: How the predictor learns in the joint stage: ``straight-through`` is the paper's estimate
-            from the one resolution drawn for each image; ``counterfactual`` asks the backbone about every resolution,
-            in evaluation, and takes the gradient of the expectation as it stands, for a forward more of each branch.
+        joint_resolutions: At which resolutions the joint stage trains on an image. ``drawn`` is the paper's: the one
+            that the predictor draws. ``all`` trains the backbone at every one, as the pretrain stage does, and the
+            predictor on the expectation over its probabilities, without Gumbel noise: no resolution can fall behind
+            because it is rarely drawn, for about twice the time.
 
     Raises:
         ValueError: If an argument is out of range, or the backbone has no BatchNorm.
@@ -85,7 +83,7 @@ class DRNet(TimmInterface):
             resolution_aware_norm: bool = True,
             cost: str | Sequence[float] = 'flops',
             cost_weight: float = 0.0,
-            predictor_gradient: str = 'straight-through',
+            joint_resolutions: str = 'drawn',
     ) -> None:
         super().__init__()
         self.resolutions = check_resolutions(resolutions)
@@ -93,10 +91,10 @@ class DRNet(TimmInterface):
         self.cost_weight = float(cost_weight)
         if stage not in STAGES:
             raise ValueError(f'Invalid stage {stage!r}: use one of {", ".join(map(repr, STAGES))}.')
-        if predictor_gradient not in PREDICTOR_GRADIENTS:
+        if joint_resolutions not in JOINT_RESOLUTIONS:
             raise ValueError(
-                f'Invalid predictor_gradient {predictor_gradient!r}: use one of'
-                f' {", ".join(map(repr, PREDICTOR_GRADIENTS))}.')
+                f'Invalid joint_resolutions {joint_resolutions!r}: use one of'
+                f' {", ".join(map(repr, JOINT_RESOLUTIONS))}.')
         if alpha is not None and not alpha > 0:
             raise ValueError(
                 f'Invalid alpha {alpha}: use the target average in GFLOPs (milliseconds with'
@@ -117,7 +115,7 @@ class DRNet(TimmInterface):
         self.alpha = alpha
         self.eta = eta
         self.tau = tau
-        self.predictor_gradient = predictor_gradient
+        self.joint_resolutions = joint_resolutions
         self.resolution_aware_norm = resolution_aware_norm
 
         weight = next(backbone.parameters())
@@ -184,18 +182,16 @@ class DRNet(TimmInterface):
         check_images(x)
         if self.stage == 'pretrain':
             return self._forward_pretrain(x)
-        scores = self._scores(x)
-        h = self._choose(scores)
+        if self.training and self.joint_resolutions == 'all':
+            p = self._scores(x).float().softmax(dim=1)  # Eq. 1
+            return self._train_at_all(x, one_hot(p).sum(dim=0).int().tolist(), p)
+        h = self._predict(x)
         choice = h.argmax(dim=1)
         logits: torch.Tensor
         logits, counts = self._route(x, choice)
         self._statistics.add(counts, len(x))
         if self.training:
-            if self.predictor_gradient == 'counterfactual':
-                self._leave_step(TrainingStep(h=scores.float().softmax(dim=1), evaluated_logits=self._evaluate(x)))
-                h = h.detach()
-            else:
-                self._leave_step(TrainingStep(h=h))
+            self._leave_step(TrainingStep(h=h))
             # The factor is 1; its gradient is how the cross-entropy reaches the predictor (Eq. 4).
             factor = self._keep_idle_norms(h.gather(1, choice[:, None]), counts)
             logits = logits * factor.to(logits.dtype)
@@ -378,11 +374,8 @@ class DRNet(TimmInterface):
         return (*(f'backbone.{n}' for n in ((names,) if isinstance(names, str) else names)), f'predictor.{stem}')
 
     def _predict(self, x: torch.Tensor) -> torch.Tensor:
-        """One-hot choice, (B, M), of images, (B, C, S, S)."""
-        return self._choose(self._scores(x))
-
-    def _choose(self, scores: torch.Tensor) -> torch.Tensor:
-        """One-hot choice, (B, M), of scores: Eq. 1, 2."""
+        """One-hot choice, (B, M): Eq. 1, 2."""
+        scores = self._scores(x)
         if self.training:
             return gumbel_one_hot(scores, self.tau)
         if self.cost_weight == 0:
@@ -428,22 +421,14 @@ class DRNet(TimmInterface):
         if not self.training:
             self._statistics.add([len(x)] + [0] * (len(self.resolutions) - 1), len(x))
             return self._run(0, x)
-        candidates = tuple(self._run(j, x) for j in range(len(self.resolutions)))
-        self._statistics.add([len(x)] * len(candidates), len(x))
-        self._leave_step(TrainingStep(candidate_logits=candidates))
-        return candidates[0]
+        return self._train_at_all(x, [len(x)] * len(self.resolutions))
 
-    @not_compiled
-    @torch.no_grad()
-    def _evaluate(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Every image at every resolution as in evaluation: no statistics change, and no dropout hides a difference."""
-        modes = {module: module.training for module in self.backbone.modules()}
-        self.backbone.eval()
-        try:
-            return tuple(self._run(j, x) for j in range(len(self.resolutions)))
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
+    def _train_at_all(self, x: torch.Tensor, counts: Sequence[int], p: torch.Tensor | None = None) -> torch.Tensor:
+        """Every image at every resolution; the logits of the largest."""
+        candidates = tuple(self._run(j, x) for j in range(len(self.resolutions)))
+        self._statistics.add(counts, len(x))
+        self._leave_step(TrainingStep(candidate_logits=candidates, h=p))
+        return candidates[0]
 
     def _forward_traced(self, x: Any) -> torch.Tensor:
         """The joint forward for torch.fx, which has to be shown where the views' containers stand in the model."""

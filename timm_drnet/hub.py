@@ -90,7 +90,7 @@ def save_folder(
     # In force is what the model has now; the kind of its predictor and of its backbone timm recorded at creation.
     names = (
         'resolutions', 'predictor_size', 'stage', 'alpha', 'eta', 'tau', 'resolution_aware_norm', 'cost', 'cost_weight',
-        'predictor_gradient')
+        'joint_resolutions')
     current = {name: getattr(model, name) for name in names if getattr(model, name) is not None}
     save_for_hf(model, str(folder), model_args=current, safe_serialization=True, data_config=dict(data_config or {}))
 

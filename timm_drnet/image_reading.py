@@ -88,11 +88,12 @@ def data_config(model: DRNet, crop_pct: float | None = None) -> dict[str, Any]:
     return config
 
 
-def image_loader(model: DRNet) -> Callable[[Path], torch.Tensor]:
+def image_loader(model: DRNet, crop_pct: float | None = None) -> Callable[[Path], torch.Tensor]:
     """How an image file becomes the input of a model: timm's evaluation transform at the largest resolution.
 
     Args:
         model: A DRNet.
+        crop_pct: Central part of the image to use, if not the model's own.
 
     Returns:
         A function from a file to (in_chans, r, r); it raises `UnreadableImageError`.
@@ -103,7 +104,7 @@ def image_loader(model: DRNet) -> Callable[[Path], torch.Tensor]:
     channels, side = model.in_chans, model.resolutions[0]
     if channels not in (1, 3):
         raise ValueError(f'The model takes images of {channels} channels; use one for grey (1) or RGB (3) images.')
-    config = data_config(model)
+    config = data_config(model, crop_pct)
     transform = create_transform(**config)
 
     def load(path: Path) -> torch.Tensor:

@@ -4,7 +4,8 @@ A task computes ``criterion(output, target)``; a hook on that task then adds wha
 loss scaling, gradient accumulation and logging see one honest scalar:
 
 - pretrain stage: the criterion at every other candidate resolution (section 4.1);
-- joint stage: the FLOPs loss (Eq. 7, 8), and with counterfactual gradients what the predictor learns from.
+- joint stage: the FLOPs loss (Eq. 7, 8);
+- joint stage at all resolutions: all of that, and the expected cross-entropy, from which the predictor learns.
 """
 
 import functools
@@ -41,8 +42,8 @@ def training_loss(
         target: What the criterion takes.
 
     Returns:
-        A scalar: the criterion summed over all resolutions in the pretrain stage, the criterion plus eta times the
-        FLOPs loss in the joint stage.
+        A scalar: the criterion summed over the resolutions that each image trains at, in the joint stage plus eta times
+        the FLOPs loss.
 
     Raises:
         TypeError: If the model is not a DRNet.
@@ -98,9 +99,9 @@ def _further_loss(model: DRNet, criterion: Criterion, target: torch.Tensor) -> t
     further = torch.zeros((), device=next(model.parameters()).device)
     for logits in step.candidate_logits[1:]:  # the first is the model's output
         further = further + criterion(logits, target)
-    if step.h is not None and step.evaluated_logits:
-        expected = expected_loss(step.h, step.evaluated_logits, target)
-        further = further + (expected - expected.detach())  # a gradient for the predictor; the value is the criterion's
+    if step.h is not None and step.candidate_logits:
+        expected = expected_loss(step.h, [logits.detach() for logits in step.candidate_logits], target)
+        further = further + (expected - expected.detach())  # a gradient for the predictor alone
     if step.h is not None and model.alpha is not None and len(model.resolutions) > 1:
         costs = _costs_of_all_ranks(model)
         _check_alpha(model.alpha, costs)
@@ -150,10 +151,11 @@ def _watch_tasks(module: nn.Module, name: str, submodule: nn.Module | None) -> N
     model = unwrap_model(submodule)
     if not isinstance(model, DRNet):
         return
-    if model.stage == 'pretrain' and not isinstance(module, ClassificationTask):
+    at_all = model.stage == 'pretrain' or model.joint_resolutions == 'all'
+    if at_all and not isinstance(module, ClassificationTask):
         raise ValueError(
-            f"The pretrain stage sums a criterion over resolutions, which {type(module).__name__} does not have:"
-            " use timm's ClassificationTask, or stage='joint'.")
+            f"Training at all resolutions sums a criterion over them, which {type(module).__name__} does not have: use"
+            " timm's ClassificationTask, or stage='joint' with joint_resolutions='drawn'.")
     module.__dict__['_drnet_loss'] = module.register_forward_hook(_complete_task_loss, with_kwargs=True)
 
 

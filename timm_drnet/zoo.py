@@ -169,7 +169,7 @@ def _plain_model(cfg: PretrainedCfg, backbone: str) -> str | None:
 
 _DRNET_ARGS = (
     'resolutions', 'predictor', 'predictor_size', 'stage', 'alpha', 'eta', 'tau', 'resolution_aware_norm',
-    'cost', 'cost_weight', 'predictor_gradient')
+    'cost', 'cost_weight', 'joint_resolutions')
 
 
 def _build(backbone: str, start: str | None, cache_dir: Any, **kwargs: Any) -> DRNet:

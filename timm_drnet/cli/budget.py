@@ -44,6 +44,7 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
     add('--output', metavar='DIR', help='save the model with its dial there, for local-dir:DIR and timm-drnet publish')
     add('--checkpoint', metavar='FILE', help='checkpoint of train.py, or safetensors file, with the weights')
     add('--split', metavar='NAME', default='validation', help='split of a labelled folder (%(default)s)')
+    add('--crop-pct', metavar='P', type=float, help="central part of an image to use (the model's own)")
     add('--limit', metavar='N', type=int, help='only the first N images')
     add('--points', metavar='N', type=int, default=15, help='positions of the dial to print (%(default)s)')
     add('-b', '--batch-size', metavar='N', type=int, default=64, help='images in a batch (%(default)s)')
@@ -89,6 +90,8 @@ def _check(args: argparse.Namespace) -> None:
             ('--points', args.points, 2), ('--latency-batch-size', args.latency_batch_size, 1)):
         if value is not None and value < least:
             raise UserError(f'{option} {value}: use at least {least}')
+    if args.crop_pct is not None and not 0 < args.crop_pct <= 1:
+        raise UserError(f'--crop-pct {args.crop_pct}: use a fraction of the image, above 0 and up to 1')
     for option, target in (('--target-gflops', args.target_gflops), ('--target-ms', args.target_ms)):
         if target is not None and not (target > 0 and math.isfinite(target)):
             raise UserError(f'{option} {target}: use an average cost per image, above 0')
@@ -134,7 +137,7 @@ def _open(
         if not Path(args.data).exists():
             raise UserError(str(error)) from error
         return _unlabelled(args, model, unreadable), str(error)
-    loader = make_loader(images, data_config(model), args.batch_size, args.workers, device)
+    loader = make_loader(images, data_config(model, args.crop_pct), args.batch_size, args.workers, device)
 
     def labelled() -> Iterator[Any]:
         with tqdm(loader, desc='budget', unit='batch', leave=False, disable=None) as progress:
@@ -146,7 +149,7 @@ def _open(
 
 def _unlabelled(args: argparse.Namespace, model: DRNet, unreadable: list[Unreadable]) -> Iterator[torch.Tensor]:
     try:
-        paths, load = find_images([args.data]), image_loader(model)
+        paths, load = find_images([args.data]), image_loader(model, args.crop_pct)
     except (OSError, ValueError) as error:
         raise UserError(f'{args.data}: {error}') from error
     with tqdm(paths[:args.limit], desc='budget', unit='image', leave=False, disable=None) as progress:
