@@ -146,12 +146,12 @@ def test_compiled_model_follows_changes(routed):
         torch.testing.assert_close(pickled(x), eager(x))
 
 
-@pytest.mark.parametrize('stage', ['joint', 'pretrain'])
+@pytest.mark.parametrize('kwargs', [{'stage': 'joint'}, {'stage': 'pretrain'}, {'joint_resolutions': 'all'}])
 @pytest.mark.parametrize('way', WAYS)
-def test_compiled_training(make_tiny, images, stage, way):
+def test_compiled_training(make_tiny, images, kwargs, way):
     results = []
     for compile in (False, True):
-        model = make_tiny(alpha=0.001, stage=stage).train()
+        model = make_tiny(alpha=0.001, **kwargs).train()
         counter = CompileCounter()
         forward = WAYS[way](model, counter) if compile else model
         torch.manual_seed(0)
