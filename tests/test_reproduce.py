@@ -82,7 +82,8 @@ for epoch in range(start, args.epochs):
 """
 
 CONFIGURATION = {
-    'title': 'A test', 'setting': ['Nothing real.'], 'seeds': [0, 1], 'reference': 'backbone', 'environment': {'A': 1},
+    'title': 'A test', 'setting': ['Nothing real.'], 'findings': [], 'seeds': [0, 1], 'reference': 'backbone',
+    'environment': {'A': 1},
     'train': {'num_classes': 2, 'input_size': [3, 64, 64], 'lr': 0.1, 'amp': True, 'pin_mem': False, 'sched': None},
     'backbone': {'model': 'test_resnet'},
     'drnet': {

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from PIL import Image
+from timm.data import create_transform
 
 import timm_drnet
 from timm_drnet.cli import main
@@ -31,8 +33,6 @@ def run(capsys):
 @pytest.fixture
 def photos(tmp_path):
     """The example photographs, turned and mirrored: 96 images."""
-    from PIL import Image
-
     folder = tmp_path / 'photos'
     folder.mkdir()
     for path in sorted(PHOTOS.glob('*.jpg')):
@@ -64,6 +64,27 @@ def test_target_is_met_by_the_saved_model(run, photos, tmp_path, target):
     assert model.cost_weight != 0
     assert spent(model, photos) == pytest.approx(target, rel=0.01)
     assert re.search('no accuracy: .*outside a class folder', out)
+
+
+@pytest.mark.parametrize('labelled', [False, True])
+def test_crop(run, photos, tmp_path, labelled):
+    model = timm.create_model(timm_drnet.DEFAULT_MODEL, pretrained=True).eval()
+    data = photos
+    if labelled:
+        data = tmp_path / 'data'
+        for i in range(model.num_classes):
+            (data / 'validation' / f'class{i:03}').mkdir(parents=True)
+            part = sorted(photos.glob('*.png'))[i % 96]
+            (data / 'validation' / f'class{i:03}' / 'a.png').write_bytes(part.read_bytes())
+    code, out, err = run(data, '--crop-pct', 0.4, '--json', '-j', 0)
+    assert code == 0, err
+    side = model.resolutions[0]
+    transform = create_transform(**{**timm.data.resolve_data_config({}, model=model), 'crop_pct': 0.4})
+    x = torch.stack([transform(Image.open(path).convert('RGB')) for path in sorted(data.rglob('*.png'))])
+    assert x.shape[2] == side
+    shares = [row['shares'] for row in json.loads(out)['curve'] if row['cost_weight'] == 0]
+    choices = torch.cat([model.predict_resolution(part) for part in x.split(16)])
+    assert shares == [pytest.approx([float((choices == j).float().mean()) for j in range(len(model.resolutions))])]
 
 
 def test_printed_model_meets_the_target(run, photos):
@@ -126,6 +147,7 @@ def test_unreadable_images_are_named(run, photos):
     (('--target-gflops', 0.1, '--output', 'no/such/folder'), "--output no/such/folder: there is no folder 'no/such'"),
     (('--points', 1), '--points 1: use at least 2'),
     (('-b', 0), '--batch-size 0: use at least 1'),
+    (('--crop-pct', 1.5), '--crop-pct 1.5: use a fraction'),
 ])
 def test_bad_arguments(run, args, told):
     code, out, err = run(PHOTOS, *args)

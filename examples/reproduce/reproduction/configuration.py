@@ -13,7 +13,9 @@ from typing import Any
 
 import yaml
 
-_TOP = ('title', 'setting', 'seeds', 'reference', 'environment', 'train', 'backbone', 'drnet', 'validate', 'rows')
+_TOP = (
+    'title', 'setting', 'findings', 'seeds', 'reference', 'environment', 'train', 'backbone', 'drnet', 'validate',
+    'rows')
 _OWN = ('kind', 'start', 'measure', 'dial')  # keys of a row that are not for train.py
 _OURS = (  # options of train.py that the driver gives itself
     'data', 'data_dir', 'output', 'experiment', 'resume', 'initial_checkpoint', 'checkpoint_hist', 'seed',
@@ -64,6 +66,8 @@ class Configuration:
     """For the report."""
     setting: tuple[str, ...]
     """What readers of the report must know, one sentence or two each."""
+    findings: tuple[str, ...]
+    """What was looked into, where claims did not hold; for the report, too."""
     seeds: tuple[int, ...]
     """Of train.py."""
     reference: str
@@ -130,6 +134,7 @@ def load_configuration(path: str | Path) -> Configuration:
         name=path.stem,
         title=content['title'],
         setting=tuple(content['setting']),
+        findings=tuple(content['findings']),
         seeds=tuple(content['seeds']),
         reference=content['reference'],
         environment={name: str(value) for name, value in content['environment'].items()},

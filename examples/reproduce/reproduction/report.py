@@ -108,6 +108,8 @@ def section(configuration: Configuration, results: Results) -> str:
         lines += _table(configuration, table, results)
     lines += _beyond(configuration, results)
     lines += routing_table(configuration, results)
+    if configuration.findings:
+        lines += ['### What was looked into', '', *(f'- {one}' for one in configuration.findings), '']
     return '\n'.join(lines)
 
 
