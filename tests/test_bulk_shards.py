@@ -1,0 +1,161 @@
+"""Shards that are whole or not there, and the manifest that keeps those of different runs apart."""
+
+import json
+import os
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from timm_drnet.bulk.listing import Listing
+from timm_drnet.bulk.manifest import MANIFEST, make_manifest, output_of
+from timm_drnet.bulk.shards import ShardFolder, replacing
+
+LABELS = ('a', 'b', 'c', 'd', 'e')
+
+
+def rows(n):
+    return pa.table({'n': list(range(n))})
+
+
+def test_spans():
+    shards = ShardFolder(None, 25, 10)
+    assert [shards.span(shard) for shard in range(len(shards))] == [(0, 10), (10, 20), (20, 25)]
+
+
+def test_missing_shards(tmp_path):
+    shards = ShardFolder(tmp_path, 25, 10)
+    assert shards.missing() == [0, 1, 2]
+    shards.write(2, rows(5))
+    assert shards.missing() == [0, 1]
+    assert [path.name for path in tmp_path.iterdir()] == ['shard-00002.parquet']
+    assert pq.read_table(tmp_path).to_pydict() == {'n': [0, 1, 2, 3, 4]}
+
+
+@pytest.mark.parametrize('damage', ['cut', 'rows'])
+def test_damaged_shard_is_no_shard(tmp_path, damage):
+    shards = ShardFolder(tmp_path, 25, 10)
+    shards.write(1, rows(10 if damage == 'cut' else 9))
+    if damage == 'cut':
+        file = shards.file(1)
+        file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(ValueError, match='shard-00001.parquet is damaged; delete this file and run again'):
+        shards.missing()
+
+
+@pytest.mark.parametrize('error', [OSError, KeyboardInterrupt])
+def test_shard_that_fails_half_way_is_not_there(tmp_path, monkeypatch, error):
+    def write_half(table, file, **kwargs):
+        with open(file, 'wb') as stream:
+            stream.write(b'PAR1')
+        assert not target.exists()
+        raise error
+
+    monkeypatch.setattr(pq, 'write_table', write_half)
+    shards = ShardFolder(tmp_path, 25, 10)
+    target = shards.file(0)
+    with pytest.raises(error):
+        shards.write(0, rows(10))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_shard_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    done = []
+    fsync, replace = os.fsync, os.replace
+
+    def note_fsync(descriptor):
+        done.append(('fsync', os.readlink(f'/proc/self/fd/{descriptor}')))
+        fsync(descriptor)
+
+    def note_replace(source, target):
+        done.append(('replace', str(source), str(target)))
+        replace(source, target)
+
+    monkeypatch.setattr(os, 'fsync', note_fsync)
+    monkeypatch.setattr(os, 'replace', note_replace)
+    ShardFolder(tmp_path, 25, 10).write(0, rows(10))
+    temporary = done[0][1]
+    assert done == [
+        ('fsync', temporary), ('replace', temporary, str(tmp_path / 'shard-00000.parquet')), ('fsync', str(tmp_path))]
+    assert os.path.basename(temporary).startswith('.')  # no reader takes it for data
+
+
+@pytest.fixture
+def manifest(tiny):
+    return make_manifest(tiny, Listing(['/a.jpg', '/b.jpg'], [None, None]), LABELS, 1, 10)
+
+
+def test_manifest_stays(manifest, tmp_path):
+    out = tmp_path / 'out'
+    with output_of(manifest, out) as folder:
+        assert folder == out
+        ShardFolder(folder, 2, 10).write(0, rows(2))
+    assert json.loads((out / MANIFEST).read_text()) == manifest
+    with output_of(manifest, out):
+        assert ShardFolder(out, 2, 10).missing() == []
+    assert pq.read_table(out).num_rows == 2  # the manifest is not data
+
+
+def test_leftovers_of_a_killed_run_go(manifest, tmp_path):
+    with output_of(manifest, tmp_path / 'out') as folder:
+        kept = {path.name for path in folder.iterdir()}
+        with replacing(folder / 'shard-00000.parquet') as file:
+            file.write_bytes(b'half')
+            leftover = file.with_name(file.name.replace('00000', '00001'))
+            leftover.write_bytes(b'half')
+    with output_of(manifest, tmp_path / 'out') as folder:
+        assert {path.name for path in folder.iterdir()} == kept | {'shard-00000.parquet'}
+
+
+def test_other_arguments_are_refused_by_name(tiny, make_tiny, shake, tmp_path):
+    two, three = Listing(['/a.jpg', '/b.jpg'], [None] * 2), Listing(['/a.jpg', '/b.jpg', '/c.jpg'], [None] * 3)
+    other_two = Listing(['/a.jpg', '/c.jpg'], [None] * 2)
+    with output_of(make_manifest(tiny, two, LABELS, 1, 10), tmp_path / 'out'):
+        pass
+    weights = shake(make_tiny(), seed=1).eval()
+    smaller = make_tiny(resolutions=(64, 48, 40)).eval()
+    smaller.load_state_dict(tiny.state_dict())
+    cheaper = make_tiny(cost_weight=0.5).eval()
+    cheaper.load_state_dict(tiny.state_dict())
+    for arguments, told in (
+            ((tiny, two, LABELS, 3, 10), 'arguments: topk 1, now 3. Give'),
+            ((tiny, two, LABELS, 1, 11), 'arguments: shard size 10, now 11. Give'),
+            ((tiny, three, LABELS, 1, 10), 'arguments: number of images 2, now 3; another list of input files. Give'),
+            ((tiny, other_two, LABELS, 1, 10), 'arguments: another list of input files. Give'),
+            ((tiny, two, LABELS[::-1], 1, 10), 'arguments: other labels. Give'),
+            ((weights, two, LABELS, 1, 10), 'arguments: other model weights. Give'),
+            ((smaller, two, LABELS, 1, 10),
+             r'arguments: model settings: resolutions \[64, 48, 32\], now \[64, 48, 40\]. Give'),
+            ((cheaper, two, LABELS, 1, 10), 'arguments: model settings: cost_weight 0.0, now 0.5. Give'),
+    ):
+        with pytest.raises(ValueError, match=told), output_of(make_manifest(*arguments), tmp_path / 'out'):
+            pass
+
+
+def test_two_runs_at_once_are_refused(manifest, tmp_path):
+    pytest.importorskip('fcntl')
+    with (
+            output_of(manifest, tmp_path / 'out'),
+            pytest.raises(ValueError, match='another run is writing there'),
+            output_of(manifest, tmp_path / 'out')):
+        pass
+    with output_of(manifest, tmp_path / 'out'):
+        pass
+
+
+@pytest.mark.parametrize(('name', 'told'), [
+    ('nowhere/out', 'No such file or directory; name a folder in one that exists'),
+    ('file', 'exists'),
+    ('full', 'not empty, and not the output of an earlier run'),
+    ('damaged', f'{MANIFEST} in it is damaged'),
+])
+def test_bad_outputs(manifest, tmp_path, name, told):
+    (tmp_path / 'file').write_text('')
+    (tmp_path / 'full').mkdir()
+    (tmp_path / 'full' / 'precious.txt').write_text('mine')
+    (tmp_path / 'damaged').mkdir()
+    (tmp_path / 'damaged' / MANIFEST).write_text('{')
+    refused = pytest.raises(ValueError, match=f'Invalid output {tmp_path / name}: .*{told}')
+    with refused, output_of(manifest, tmp_path / name):
+        pass
+    assert (tmp_path / 'full' / 'precious.txt').read_text() == 'mine'
