@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import PIL
@@ -37,14 +37,14 @@ class Unreadable:
     """Why it could not be read."""
 
 
-def open_image(path: str | Path, mode: str = 'RGB', side: int | None = None) -> Image.Image:
+def open_image(path: str | Path | BinaryIO, mode: str = 'RGB', side: int | None = None) -> Image.Image:
     """Open an image of any format, mode and size.
 
     Of an animation the first frame is taken, the orientation in the EXIF data is applied, transparency is laid over
     white, 16-bit grey keeps its full range. Images over Pillow's limit against decompression bombs are refused.
 
     Args:
-        path: The file.
+        path: The file, by name or opened.
         mode: ``RGB`` or ``L``.
         side: Side in pixels to which the image will be resized; a much larger JPEG is then decoded at a fraction of
             its size, which takes less time and memory.
@@ -88,7 +88,7 @@ def data_config(model: DRNet, crop_pct: float | None = None) -> dict[str, Any]:
     return config
 
 
-def image_loader(model: DRNet, crop_pct: float | None = None) -> Callable[[Path], torch.Tensor]:
+def image_loader(model: DRNet, crop_pct: float | None = None) -> Callable[[str | Path | BinaryIO], torch.Tensor]:
     """How an image file becomes the input of a model: timm's evaluation transform at the largest resolution.
 
     Args:
@@ -107,7 +107,7 @@ def image_loader(model: DRNet, crop_pct: float | None = None) -> Callable[[Path]
     config = data_config(model, crop_pct)
     transform = create_transform(**config)
 
-    def load(path: Path) -> torch.Tensor:
+    def load(path: str | Path | BinaryIO) -> torch.Tensor:
         image = open_image(path, 'RGB' if channels == 3 else 'L', side)
         if config['crop_mode'] == 'center':
             image = _crop_ends(image)
@@ -194,13 +194,14 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray((values.clip(0) * (255 / white)).round().astype(np.uint8))
 
 
-def _reason(error: Exception, path: str | Path) -> str:
+def _reason(error: Exception, path: str | Path | BinaryIO) -> str:
     if isinstance(error, UnreadableImageError):
         return str(error)
     if isinstance(error, (Image.DecompressionBombWarning, Image.DecompressionBombError)):
         return f'{str(error).split(",")[0]}; scale the image down'
     if isinstance(error, PIL.UnidentifiedImageError):
-        return 'not an image of a format that Pillow can read' if os.path.getsize(path) else 'the file is empty'
+        size = os.path.getsize(path) if isinstance(path, (str, Path)) else path.seek(0, os.SEEK_END)
+        return 'not an image of a format that Pillow can read' if size else 'the file is empty'
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error).strip() or type(error).__name__

@@ -5,10 +5,10 @@ import sys
 from collections.abc import Sequence
 
 from ..version import __version__
-from . import analyze, bench, budget, calibrate, convert_mindspore, export, flops, predict, publish, validate
+from . import analyze, bench, budget, calibrate, classify, convert_mindspore, export, flops, predict, publish, validate
 from .common import UserError
 
-_COMMANDS = (predict, validate, analyze, flops, budget, calibrate, bench, export, publish, convert_mindspore)
+_COMMANDS = (predict, classify, validate, analyze, flops, budget, calibrate, bench, export, publish, convert_mindspore)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

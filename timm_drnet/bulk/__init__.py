@@ -1,0 +1,1 @@
+"""Bulk: classifying more images than one process or one sitting can, on Ray Data."""

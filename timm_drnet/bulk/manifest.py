@@ -1,0 +1,163 @@
+"""Manifest: what a bulk run's shards were made from, so that no later run adds others to them."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..drnet import DRNet
+from ..image_reading import data_config
+from ..version import __version__
+from .listing import Listing
+from .shards import remove_leftovers, replacing
+
+MANIFEST = '_manifest.json'
+"""Name of the file; what begins like this is not data to Parquet's readers."""
+
+_FORMAT = 1
+
+_MEANINGS = {
+    'format': 'format of the output',
+    'weights': 'model weights',
+    'model': 'model settings',
+    'labels': 'labels',
+    'topk': 'topk',
+    'shard_size': 'shard size',
+    'images': 'number of images',
+    'inputs': 'list of input files',
+}
+
+
+def make_manifest(
+        model: DRNet,
+        listing: Listing,
+        labels: Sequence[str],
+        topk: int,
+        shard_size: int,
+) -> dict[str, Any]:
+    """Everything that the contents of the shards depend on.
+
+    How many workers there are, and what they run on, is not among it.
+
+    Args:
+        model: The model.
+        listing: The images.
+        labels: One for each class.
+        topk: Labels for each image.
+        shard_size: Images in a shard.
+
+    Returns:
+        What becomes the manifest.
+    """
+    settings = {
+        'resolutions': model.resolutions,
+        'predictor_size': model.predictor_size,
+        'stage': model.stage,
+        'cost_weight': model.cost_weight,
+        'preparation': data_config(model),
+    }
+    manifest = {
+        'format': _FORMAT,
+        'timm_drnet': __version__,
+        'weights': _weights(model),
+        'model': settings,
+        'labels': hashlib.sha256('\n'.join(labels).encode()).hexdigest(),
+        'topk': topk,
+        'shard_size': shard_size,
+        'images': len(listing),
+        'inputs': listing.fingerprint(),
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(manifest))  # tuples become lists, as when it is read
+    return plain
+
+
+def _weights(model: DRNet) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f'{name} {tensor.dtype} {tuple(tensor.shape)}\n'.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+@contextmanager
+def output_of(manifest: dict[str, Any], output: str | os.PathLike[str]) -> Iterator[Path]:
+    """The folder for the shards of a run, new or with those of an earlier run with the same manifest.
+
+    While it is in use, no other run can use it.
+
+    Args:
+        manifest: As `make_manifest` returns it.
+        output: The folder.
+
+    Yields:
+        Its absolute path.
+
+    Raises:
+        ValueError: If it cannot be used, holds something else, or is in use.
+    """
+    folder = Path(os.path.abspath(output))
+    try:
+        if folder.parent.is_dir():
+            folder.mkdir(exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY | getattr(os, 'O_DIRECTORY', 0))
+    except OSError as error:
+        raise ValueError(f'Invalid output {output}: {error.strerror}; name a folder in one that exists.') from error
+    try:
+        _lock(descriptor, output)
+        if not os.access(folder, os.W_OK):
+            raise ValueError(f'Invalid output {output}: no permission to write there; name another folder.')
+        remove_leftovers(folder)
+        _check(folder, manifest, output)
+        yield folder
+    finally:
+        os.close(descriptor)  # and with it goes the lock, as it does when the process dies
+
+
+def _check(folder: Path, manifest: dict[str, Any], output: str | os.PathLike[str]) -> None:
+    """Write the manifest, or compare it with the one that is there."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        if any(folder.iterdir()):
+            raise ValueError(
+                f'Invalid output {output}: this folder is not empty, and not the output of an earlier run; name another'
+                ' folder.')
+        with replacing(path) as file:
+            file.write_text(json.dumps(manifest, indent=2) + '\n', encoding='utf-8')
+        return
+    try:
+        earlier = dict(json.loads(path.read_text(encoding='utf-8')))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f'Invalid output {output}: {MANIFEST} in it is damaged; name another folder.') from error
+    differences = [
+        _difference(key, meaning, earlier.get(key), manifest[key])
+        for key, meaning in _MEANINGS.items() if earlier.get(key) != manifest[key]]
+    if differences:
+        raise ValueError(
+            f'Invalid output {output}: it holds the shards of a run with other arguments: {"; ".join(differences)}.'
+            ' Give the same arguments again, or name another folder.')
+
+
+def _difference(key: str, meaning: str, earlier: Any, now: Any) -> str:
+    if isinstance(earlier, dict) and isinstance(now, dict):
+        parts = [
+            f'{name} {earlier.get(name)}, now {now[name]}' for name in now if earlier.get(name) != now[name]]
+        return f'{meaning}: {", ".join(parts)}'
+    if isinstance(now, int):
+        return f'{meaning} {earlier}, now {now}'
+    return f'another {meaning}' if key == 'inputs' else f'other {meaning}'
+
+
+def _lock(descriptor: int, output: str | os.PathLike[str]) -> None:
+    try:
+        import fcntl
+    except ImportError:  # Windows has none
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise ValueError(f'Invalid output {output}: another run is writing there; wait for it.') from error

@@ -1,0 +1,217 @@
+"""Workers: what runs in the processes of a bulk run, on the tables that pass between them.
+
+A worker decodes what it classifies, which keeps every core busy without moving pixels between processes. Where workers
+have accelerators, those must not wait for Pillow, so decoders of their own go before them.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+
+from ..drnet import DRNet
+from ..image_reading import image_loader
+from .decoding import Decoder
+from .grouping import classify_grouped
+from .listing import Location
+
+_NO_ROW = -1  # of an image file: Ray may turn a column with nulls into one of floating point
+
+
+def work_unit(first: int, locations: Iterable[Location]) -> dict[str, Any]:
+    """One row of the table that a run begins with: some images with consecutive numbers.
+
+    Args:
+        first: The first number.
+        locations: Where they are.
+
+    Returns:
+        The row.
+    """
+    places = list(locations)
+    return {
+        'first': first,
+        'paths': [place.path for place in places],
+        'rows': [_NO_ROW if place.row is None else place.row for place in places],
+    }
+
+
+class DecodingWorker:
+    """Decodes images for workers that do not.
+
+    Args:
+        model: A reference to the model in Ray's object store.
+        attempts: The actor that counts them, see `Attempts`.
+        column: Column of Parquet files that holds the images.
+        threads: Cores to use.
+    """
+
+    def __init__(self, model: Any, attempts: Any, column: str, threads: int) -> None:
+        import ray
+
+        torch.set_num_threads(threads)
+        self._attempts = attempts
+        self._decode = Decoder(image_loader(ray.get(model)), column, threads)
+
+    def __call__(self, units: Any) -> Iterator[dict[str, Any]]:
+        """Decode units of work, a table.
+
+        Yields:
+            For each, numbers, reasons why images are unreadable ('' where they are not), and pixels.
+        """
+        import numpy as np
+
+        for first, locations in _units(units):
+            _begin(self._attempts, f'decode {first}', first, len(locations))
+            decoded = list(self._decode(locations))
+            shape = next((image.shape for image in decoded if isinstance(image, torch.Tensor)), (0,))
+            blank = torch.zeros(shape)
+            yield {
+                'position': np.arange(first, first + len(decoded)),
+                'error': np.array([image if isinstance(image, str) else '' for image in decoded], dtype=object),
+                'pixels': torch.stack([blank if isinstance(image, str) else image for image in decoded]).numpy(),
+            }
+
+
+class ClassifyingWorker:
+    """Holds one deployed model and classifies images.
+
+    Args:
+        model: A reference to the model in Ray's object store.
+        attempts: The actor that counts them, see `Attempts`.
+        column: Column of Parquet files that holds the images.
+        topk: Labels for each image.
+        batch_size: Images that the predictor, or a branch, runs on at once.
+        threads: Cores to use.
+        device: Where the model runs.
+    """
+
+    def __init__(
+            self,
+            model: Any,
+            attempts: Any,
+            column: str,
+            topk: int,
+            batch_size: int,
+            threads: int,
+            device: str,
+    ) -> None:
+        import ray
+
+        torch.set_num_threads(threads)  # Ray says one, by OMP_NUM_THREADS, where a worker has not just that many
+        original: DRNet = ray.get(model)
+        self._decode = Decoder(image_loader(original), column, threads)
+        self._model = original.to(device).eval().deploy()
+        self._attempts = attempts
+        self._topk, self._batch_size, self._device = topk, batch_size, device
+        self._began = 0.0
+        self._name = f'{socket.gethostname()}:{os.getpid()}'
+
+    def __call__(self, units: Any) -> Iterator[Any]:
+        """Decode and classify units of work, a table.
+
+        Yields:
+            A table for each, see `_answers`.
+        """
+        for first, locations in _units(units):
+            positions = list(range(first, first + len(locations)))
+            self._begin(positions)  # before the decoder, which may read ahead
+            yield self._classify(positions, self._decode(locations))
+
+    def _begin(self, positions: list[int]) -> None:
+        self._began = self._began or time.time()
+        _begin(self._attempts, f'classify {positions[0]}', positions[0], len(positions))
+
+    def _classify(self, positions: list[int], images: Iterable[torch.Tensor | str]) -> Any:
+        errors: list[str | None] = []
+
+        def readable() -> Iterator[torch.Tensor]:
+            for image in images:
+                errors.append(image if isinstance(image, str) else None)
+                if isinstance(image, torch.Tensor):
+                    yield image
+
+        stream = readable()
+        head = next(stream, None)
+        if head is None:  # nothing to classify
+            return _answers(positions, errors, [], [], [], self._name, self._began)
+        choices, logits = classify_grouped(self._model, _chain(head, stream), self._batch_size, self._device)
+        best = logits.softmax(dim=1).topk(self._topk, dim=1)
+        return _answers(
+            positions, errors, choices.tolist(), best.indices.tolist(), best.values.tolist(), self._name, self._began)
+
+
+class DecodedClassifyingWorker(ClassifyingWorker):
+    """Classifies what a `DecodingWorker` decoded."""
+
+    def __call__(self, batch: dict[str, Any]) -> Iterator[Any]:
+        """Classify a batch of decoded images.
+
+        Yields:
+            A table, see `_answers`.
+        """
+        positions = [int(n) for n in batch['position']]
+        self._begin(positions)
+        pixels = (
+            error or torch.from_numpy(image.copy())
+            for error, image in zip(batch['error'], batch['pixels'], strict=True))
+        yield self._classify(positions, pixels)
+
+
+def _begin(attempts: Any, work: str, first: int, images: int) -> None:
+    import ray
+
+    ray.get(attempts.begin.remote(work, f'{first} to {first + images - 1} of the inputs'))
+
+
+def _units(units: Any) -> Iterator[tuple[int, list[Location]]]:
+    for unit in units.to_pylist():
+        yield unit['first'], [
+            Location(path, None if row == _NO_ROW else row)
+            for path, row in zip(unit['paths'], unit['rows'], strict=True)]
+
+
+def _chain(head: torch.Tensor, rest: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
+    yield head
+    yield from rest
+
+
+def _answers(
+        positions: list[int],
+        errors: list[str | None],
+        choices: list[int],
+        classes: list[list[int]],
+        probabilities: list[list[float]],
+        worker: str,
+        began: float,
+) -> Any:
+    """A table with one row for each image: its number, and either what the model says about it or why nothing.
+
+    Args:
+        positions: Numbers of N images.
+        errors: For each, why it is unreadable, or None.
+        choices: Index of the resolution of each that is readable.
+        classes: Their most probable classes, best first.
+        probabilities: Of these.
+        worker: Which process this is.
+        began: When it was given its first work, in seconds since 1970.
+
+    Returns:
+        A pyarrow.Table.
+    """
+    import pyarrow as pa
+
+    answers = iter(zip(choices, classes, probabilities, strict=True))
+    rows = [(None, None, None) if error is not None else next(answers) for error in errors]
+    return pa.table({
+        'position': pa.array(positions, pa.int64()),
+        'choice': pa.array([row[0] for row in rows], pa.int32()),
+        'classes': pa.array([row[1] for row in rows], pa.list_(pa.int32())),
+        'probabilities': pa.array([row[2] for row in rows], pa.list_(pa.float32())),
+        'error': pa.array(errors, pa.string()),
+        'worker': pa.array([worker] * len(rows), pa.string()),
+        'began': pa.array([began] * len(rows), pa.float64()),
+    })
