@@ -385,10 +385,11 @@ class DRNet(TimmInterface):
 
     def _scores(self, x: torch.Tensor) -> torch.Tensor:
         x = resize(x, self.predictor_size)
-        if self.training and x.device.type == 'cpu' and torch.is_autocast_enabled('cpu'):
+        weight = next(self.predictor.parameters())  # asked in place of x, which torch.fx knows nothing about
+        if self.training and weight.is_cpu and torch.is_autocast_enabled('cpu'):
             # oneDNN takes fifty times as long for the backward of strided depthwise convolutions in bfloat16.
             with torch.autocast('cpu', enabled=False):
-                return self.predictor(x.to(next(self.predictor.parameters()).dtype))  # type: ignore[no-any-return]
+                return self.predictor(x.to(weight.dtype))  # type: ignore[no-any-return]  # modules are not typed
         return self.predictor(x)  # type: ignore[no-any-return]  # modules are not typed
 
     @never_compiled
