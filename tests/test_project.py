@@ -22,8 +22,8 @@ METADATA = tomllib.loads(PYPROJECT)
 # Lowest first. A module imports from layers below its own; the first pattern that fits is its layer.
 LAYERS = (
     ('version', 'gumbel', 'norm', 'image_files', 'mindspore', 'mindspore_names', 'downloads', 'onnx_runner', 'folding',
-     'latency', 'timm_interface', 'output_folder', 'analysis.calibration', 'analysis.charts', 'analysis.style', 'bulk',
-     'bulk.shards', 'bulk.attempts', 'bulk.cluster', 'bulk.grouping'),
+     'latency', 'timm_interface', 'output_folder', 'resume', 'analysis.calibration', 'analysis.charts',
+     'analysis.style', 'bulk', 'bulk.shards', 'bulk.attempts', 'bulk.cluster', 'bulk.grouping'),
     ('compilation', 'onednn', 'bulk.listing', 'bulk.report'),
     ('predictor', 'routing', 'cost', 'statistics', 'checkpoints'),
     ('deploy', 'exported', 'budget'),

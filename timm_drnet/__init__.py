@@ -7,6 +7,7 @@ from .exported import ExportedDRNet
 from .latency import LatencyRow, latency_table
 from .onnx_runner import OnnxDRNet
 from .predictor_training import train_predictor
+from .resume import install_resume_check
 from .training import flops_loss, install_task_hook, training_loss
 from .version import __version__
 from .zoo import DEFAULT_MODEL, create_drnet
@@ -29,3 +30,4 @@ __all__ = [
 ]
 
 install_task_hook()
+install_resume_check()

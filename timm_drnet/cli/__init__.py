@@ -5,10 +5,25 @@ import sys
 from collections.abc import Sequence
 
 from ..version import __version__
-from . import analyze, bench, budget, calibrate, classify, convert_mindspore, export, flops, predict, publish, validate
+from . import (
+    analyze,
+    bench,
+    budget,
+    calibrate,
+    classify,
+    convert_mindspore,
+    export,
+    flops,
+    last_checkpoint,
+    predict,
+    publish,
+    validate,
+)
 from .common import UserError
 
-_COMMANDS = (predict, classify, validate, analyze, flops, budget, calibrate, bench, export, publish, convert_mindspore)
+_COMMANDS = (
+    predict, classify, validate, analyze, flops, budget, calibrate, bench, export, publish, convert_mindspore,
+    last_checkpoint)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

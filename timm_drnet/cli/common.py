@@ -16,6 +16,7 @@ from timm.models import load_checkpoint
 from .. import zoo  # registers the models
 from ..checkpoints import checkpoint_filter_fn
 from ..drnet import DRNet
+from ..resume import CheckpointError, check_checkpoint
 
 Subparsers: TypeAlias = 'argparse._SubParsersAction[argparse.ArgumentParser]'
 
@@ -114,9 +115,12 @@ def load_model(
         raise UserError(f'model {name!r} is a {type(model).__name__}, not a DRNet; see timm.list_models("*drnet*")')
     if checkpoint is not None:
         try:
+            check_checkpoint(checkpoint)
             load_checkpoint(model, checkpoint, filter_fn=checkpoint_filter_fn)
         except FileNotFoundError as error:
             raise UserError(f'{option} {checkpoint}: no such file') from error
+        except CheckpointError as error:
+            raise UserError(f'{option} {error}') from error
         except (KeyError, ValueError, *_UNREADABLE) as error:
             raise UserError(
                 f'{option} {checkpoint}: not a checkpoint of {name!r} with {model.num_classes} classes'

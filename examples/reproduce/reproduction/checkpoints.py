@@ -2,12 +2,11 @@
 
 import csv
 import os
-import pickle
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from timm.utils import load_checkpoint_metadata
+from timm_drnet.resume import last_checkpoint
 
 LAST = 'last.pth.tar'
 
@@ -33,16 +32,14 @@ def epochs_done(folder: Path) -> int:
         folder: Of one training.
 
     Returns:
-        The number; 0 if no checkpoint can be read.
+        The number; 0 if no checkpoint is whole.
     """
-    return _newest(folder)[0]
+    last = last_checkpoint(folder)
+    return last.epochs if last else 0
 
 
 def settle(folder: Path) -> int:
     """Put the newest whole checkpoint in the place of ``last.pth.tar``.
-
-    train.py writes ``tmp.pth.tar``, deletes the old ``last.pth.tar`` and renames the new one. Killed in between, it
-    leaves a whole checkpoint under the wrong name.
 
     Args:
         folder: Of one training that is not running.
@@ -50,32 +47,16 @@ def settle(folder: Path) -> int:
     Returns:
         As `epochs_done`.
     """
-    epochs, path = _newest(folder)
-    if path is not None and path.name == 'tmp.pth.tar':
-        os.replace(path, folder / LAST)
-    elif path is not None and path.name != LAST:  # one of those that train.py keeps for their accuracy
+    last = last_checkpoint(folder)
+    if last is None:
+        return 0
+    if last.path.name == 'tmp.pth.tar':
+        os.replace(last.path, folder / LAST)
+    elif last.path.name != LAST:  # one of those that train.py keeps for their accuracy
         part = folder / 'last.part'
-        shutil.copy2(path, part)
+        shutil.copy2(last.path, part)
         os.replace(part, folder / LAST)
-    return epochs
-
-
-def _newest(folder: Path) -> tuple[int, Path | None]:
-    """Epochs of the newest checkpoint that can be read, and its file."""
-    newest: tuple[int, Path | None] = (0, None)
-    for path in (folder / LAST, folder / 'tmp.pth.tar', *folder.glob('checkpoint-*.pth.tar')):
-        epoch = _read_epoch(path)
-        if epoch is not None and epoch + 1 > newest[0]:
-            newest = epoch + 1, path
-    return newest
-
-
-def _read_epoch(path: Path) -> int | None:
-    """Number of the epoch that a checkpoint ends, None if it is none or only the beginning of one."""
-    try:
-        return int(load_checkpoint_metadata(str(path))['epoch'])
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, pickle.UnpicklingError):
-        return None
+    return last.epochs
 
 
 def read_summary(folder: Path) -> list[EpochResult]:
