@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -12,6 +11,7 @@ import zipfile
 
 import pytest
 import torch
+from processes import CONTEXT
 from timm.task import load_task_ema_checkpoint, resume_task_checkpoint
 from training_program import STEPS, make_model, train
 
@@ -23,18 +23,10 @@ KILLS = 20
 
 
 @pytest.fixture(scope='module')
-def processes():
-    """Processes that start in no time, because the packages are loaded once for all."""
-    context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload(['timm_drnet', 'timm.optim', 'timm.scheduler'])
-    return context
-
-
-@pytest.fixture(scope='module')
-def uninterrupted(processes, tmp_path_factory):
+def uninterrupted(tmp_path_factory):
     """Folder of a run that nobody killed."""
     folder = tmp_path_factory.mktemp('uninterrupted')
-    process = processes.Process(target=train, args=(folder, EPOCHS))
+    process = CONTEXT.Process(target=train, args=(folder, EPOCHS))
     process.start()
     process.join(timeout=300)
     assert process.exitcode == 0
@@ -78,11 +70,11 @@ def wait_for_steps(folder, number, process):
         time.sleep(0.002)
 
 
-def test_run_killed_twenty_times_ends_as_one_that_was_not(processes, uninterrupted, tmp_path):
+def test_run_killed_twenty_times_ends_as_one_that_was_not(uninterrupted, tmp_path):
     chance, steps, kills = random.Random(0), 0, 0
     while True:
         found = last_checkpoint(tmp_path)
-        process = processes.Process(target=train, args=(tmp_path, EPOCHS, found and found.path))
+        process = CONTEXT.Process(target=train, args=(tmp_path, EPOCHS, found and found.path))
         process.start()
         if kills == KILLS:
             process.join(timeout=300)
@@ -152,15 +144,15 @@ def die_while_saving(folder, epochs, resume, moment):
     ('before it changes names', 'tmp.pth.tar', 2),  # last.pth.tar is gone by then
     ('before it is linked', 'last.pth.tar', 2),
 ])
-def test_run_killed_while_it_saves(processes, uninterrupted, tmp_path, moment, name, epochs):
-    process = processes.Process(target=die_while_saving, args=(tmp_path, EPOCHS, None, moment))
+def test_run_killed_while_it_saves(uninterrupted, tmp_path, moment, name, epochs):
+    process = CONTEXT.Process(target=die_while_saving, args=(tmp_path, EPOCHS, None, moment))
     process.start()
     process.join(timeout=120)
     assert process.exitcode == -signal.SIGKILL
 
     found = last_checkpoint(tmp_path)
     assert (found.path.name, found.epochs) == (name, epochs)
-    process = processes.Process(target=train, args=(tmp_path, EPOCHS, found.path))
+    process = CONTEXT.Process(target=train, args=(tmp_path, EPOCHS, found.path))
     process.start()
     process.join(timeout=300)
     assert process.exitcode == 0

@@ -83,8 +83,14 @@ def test_single_choice_passes_the_batch_itself():
     assert ran[0][1] is x
 
 
-@pytest.mark.parametrize('choice', [[0, 2, 2, 0], [1, 1, 1, 1]])
-def test_empty_branches_run_where_wanted(choice):
+@pytest.mark.parametrize(('choice', 'elsewhere', 'ran'), [
+    ([0, 2, 2, 0], [0, 1, 0], {0: 2, 1: 0, 2: 2}),
+    ([0, 2, 2, 0], [4, 0, 0], {0: 2, 2: 2}),  # what nobody has runs nowhere
+    ([1, 1, 1, 1], [0, 0, 3], {1: 4, 2: 0}),
+    ([1, 1, 1, 1], [0, 2, 0], {1: 4}),
+])
+def test_branches_that_another_rank_needs_run_with_no_images(choice, elsewhere, ran, monkeypatch):
+    monkeypatch.setattr(torch.distributed, 'all_reduce', lambda counts: counts.add_(torch.tensor(elsewhere)))
     x = torch.randn(4, 3, 2, 2)
     sizes = {}
 
@@ -92,8 +98,9 @@ def test_empty_branches_run_where_wanted(choice):
         sizes[index] = len(part)
         return tag(index, part)
 
-    output, counts = route(x, torch.tensor(choice), 3, run, run_empty=True)
-    assert sizes == dict(enumerate(counts))
+    output, counts = route(x, torch.tensor(choice), 3, run, on_all_ranks=True)
+    assert sizes == ran
+    assert counts == [choice.count(j) for j in range(3)]
     assert torch.equal(output[:, 1], torch.tensor(choice).float())
 
 

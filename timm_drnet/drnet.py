@@ -415,7 +415,7 @@ class DRNet(TimmInterface):
 
     @not_compiled
     def _route(self, x: torch.Tensor, choice: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
-        return route(x, choice, len(self.resolutions), self._run, run_empty=self._norms_synchronize())
+        return route(x, choice, len(self.resolutions), self._run, on_all_ranks=self._norms_synchronize())
 
     def _forward_pretrain(self, x: torch.Tensor) -> torch.Tensor:
         """Every image at every resolution in training, at the largest in evaluation."""
@@ -456,7 +456,10 @@ class DRNet(TimmInterface):
         return factor + 0 * torch.cat(idle).float().sum() if idle else factor
 
     def _norms_synchronize(self) -> bool:
-        """Whether norms talk to other ranks, so that all ranks must run the same branches, empty ones too."""
+        """Whether norms talk to other ranks, so that all ranks must run the same branches.
+
+        A branch that has images nowhere must not run: its norms would take statistics of nothing.
+        """
         return (
             self.training and _is_distributed()
             and any(isinstance(m, nn.SyncBatchNorm) for m in self.backbone.modules()))

@@ -15,7 +15,7 @@ def route(
         choice: torch.Tensor,
         num_resolutions: int,
         run: Callable[[int, torch.Tensor], torch.Tensor],
-        run_empty: bool = False,
+        on_all_ranks: bool = False,
 ) -> tuple[torch.Tensor, list[int]]:
     """Run every image at its chosen resolution.
 
@@ -26,7 +26,8 @@ def route(
         choice: Index of the candidate of each image, (B,) integers.
         num_resolutions: Number of candidates, M.
         run: Called with a candidate and its images, once per candidate; returns (images, ...).
-        run_empty: Whether to call ``run`` also for candidates that no image chose.
+        on_all_ranks: Whether to call ``run``, with no images if need be, also for candidates that were chosen on another
+            rank alone: branches that wait for each other must run on every rank or on none.
 
     Returns:
         The results in the order of the images, (B, ...), and the number of images of each candidate.
@@ -35,7 +36,9 @@ def route(
         ValueError: If a choice is not a candidate, or the results differ in shape.
     """
     candidates = torch.arange(num_resolutions, device=choice.device)
-    counts = (choice[:, None] == candidates).sum(dim=0).tolist()  # the synchronization; bincount would add two
+    chosen = (choice[:, None] == candidates).sum(dim=0)
+    chosen_anywhere = _sum_over_ranks(chosen) if on_all_ranks else chosen
+    counts, wanted = torch.stack((chosen, chosen_anywhere)).tolist()  # the wait; bincount would add two
     if sum(counts) < len(x):
         invalid = int(choice[(choice < 0) | (choice >= num_resolutions)][0])
         raise ValueError(f'Invalid choice {invalid}: there are {num_resolutions} candidates, counted from 0.')
@@ -43,9 +46,9 @@ def route(
     outputs = [
         run(j, x.index_select(0, index) if len(index) < len(x) else x)
         for j, index in enumerate(order.split(counts))
-        if len(index) or run_empty
+        if wanted[j]
     ]
-    if max(counts) == len(x) and not run_empty:
+    if len(outputs) == 1:
         return outputs[0], counts
     if len({output.shape[1:] for output in outputs}) > 1:
         raise ValueError(
@@ -53,6 +56,12 @@ def route(
             " pooling use model.forward_features(x), or restore pooling with model.reset_classifier(n, 'avg').")
     restore = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
     return torch.cat(outputs).index_select(0, restore), counts
+
+
+def _sum_over_ranks(counts: torch.Tensor) -> torch.Tensor:
+    total = counts.clone()
+    torch.distributed.all_reduce(total)
+    return total
 
 
 def route_static(
