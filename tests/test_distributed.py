@@ -5,7 +5,6 @@ same however the batch is divided. The weights are in double precision, the choi
 than a millionth is a mistake, and no rounding.
 """
 
-import functools
 import itertools
 from types import SimpleNamespace
 
@@ -146,20 +145,20 @@ def all_gradients(rank, world_size):
 
 
 @pytest.fixture(scope='module')
-def measured(tmp_path_factory):
-    """What each rank has got, by number of ranks; made when it is asked for."""
-    @functools.cache
-    def measure(world_size):
-        return on_ranks(all_gradients, world_size, tmp_path_factory.mktemp('gradients'))
-
-    return measure
+def alone(tmp_path_factory):
+    """What one process gets."""
+    return on_ranks(all_gradients, 1, tmp_path_factory.mktemp('alone'))[0]
 
 
-@pytest.mark.parametrize('world_size', [2, 3])
+@pytest.fixture(scope='module', params=[2, 3], ids=['two ranks', 'three ranks'])
+def together(request, tmp_path_factory):
+    """What each of several gets."""
+    return on_ranks(all_gradients, request.param, tmp_path_factory.mktemp('together'))
+
+
 @pytest.mark.parametrize('name', CASES)
-def test_gradients_are_those_of_one_process(name, world_size, measured):
-    (alone,) = [rank[name] for rank in measured(1)]
-    ranks = [rank[name] for rank in measured(world_size)]
+def test_gradients_are_those_of_one_process(name, alone, together):
+    alone, ranks = alone[name], [rank[name] for rank in together]
     torch.testing.assert_close(torch.stack([losses for losses, _, _ in ranks]).mean(dim=0), alone[0])
     for _, grads, _ in ranks:
         assert grads.keys() == alone[1].keys()
@@ -277,9 +276,9 @@ def test_ranks_stay_equal_to_the_last_bit(tmp_path, kwargs, sync, pieces, reduce
         assert all(not torch.equal(a[0][n], b[0][n]) for n in norms for a, b in itertools.combinations(results, 2))
 
 
-def test_norms_of_a_resolution_that_nobody_has_are_left_alone(measured):
+def test_norms_of_a_resolution_that_nobody_has_are_left_alone(together):
     start = dict(make_task().trainable_module.named_buffers())
-    for rank in measured(2):
+    for rank in together:
         for name, value in rank['sync-bn, a resolution that nobody has'][2].items():
             if '.norms.' in name:
                 assert torch.equal(value, start[name]) == ('.norms.2.' in name), name

@@ -26,8 +26,8 @@ def route(
         choice: Index of the candidate of each image, (B,) integers.
         num_resolutions: Number of candidates, M.
         run: Called with a candidate and its images, once per candidate; returns (images, ...).
-        on_all_ranks: Whether to call ``run``, with no images if need be, also for candidates that were chosen on another
-            rank alone: branches that wait for each other must run on every rank or on none.
+        on_all_ranks: Whether to call ``run``, with no images if need be, also for candidates that only another rank has
+            chosen: branches that wait for each other must run on every rank or on none.
 
     Returns:
         The results in the order of the images, (B, ...), and the number of images of each candidate.
