@@ -1,5 +1,6 @@
 """The recipes build the model, optimizer and schedule that they promise."""
 
+import runpy
 from argparse import Namespace
 from pathlib import Path
 
@@ -80,3 +81,24 @@ def test_imagenet_joint_recipes_train_the_predictor_at_a_tenth(path):
     backbone = {rates[id(p)] for p in model.backbone.parameters()}
     assert len(predictor) == len(backbone) == 1
     assert predictor.pop() == pytest.approx(0.1 * backbone.pop())
+
+
+def test_training_time(capsys):
+    program = runpy.run_path(str(RECIPES.parent / 'training_time.py'))
+    assert program['main'](['--gpus', '8', '--scaling', '0.5', '--backbone', 'resnet50=1000']) == 0
+    rows = [line.strip(' |').split(' | ') for line in capsys.readouterr().out.splitlines()]
+    # 70 and 100 epochs of 1,281,167 images; G multiply-accumulates at 224, 168 and 112 px, and of the predictor.
+    pretrain = 70 * 1281.167 / 3600 * (4.0892 + 2.5030 + 1.0779) / 4.0892
+    joint = 100 * 1281.167 / 3600 * ((4.0892 + 2.5030 + 1.0779) / 3 + 0.2902) / 4.0892
+    assert [float(row[-2]) for row in rows[2:]] == pytest.approx([pretrain, joint, pretrain + joint], abs=0.06)
+    assert [float(row[-1]) for row in rows[2:]] == pytest.approx(
+        [pretrain / 4, joint / 4, (pretrain + joint) / 4], abs=0.06)
+
+
+@pytest.mark.parametrize('given', ['resnet50', 'resnet18=5'])
+def test_training_time_of_what_has_no_recipe(given, capsys):
+    program = runpy.run_path(str(RECIPES.parent / 'training_time.py'))
+    with pytest.raises(SystemExit) as stop:
+        program['main'](['--backbone', given])
+    assert stop.value.code == 2
+    assert f'--backbone {given}: use NAME=IMAGES' in capsys.readouterr().err

@@ -1,7 +1,9 @@
 import json
+from pathlib import Path
 
 import pytest
 
+import timm_drnet
 from timm_drnet.cli import main
 
 
@@ -43,9 +45,11 @@ def test_bad_input_is_one_clear_line(argv, words, capsys):
     assert all(word in err for word in words)
 
 
-def test_help_of_every_command(capsys):
-    for command in ('predict', 'validate', 'flops'):
-        with pytest.raises(SystemExit) as stop:
-            main([command, '--help'])
-        assert stop.value.code == 0
-        assert 'usage: timm-drnet' in capsys.readouterr().out
+@pytest.mark.parametrize('command', sorted(
+    path.stem.replace('_', '-') for path in (Path(timm_drnet.__file__).parent / 'cli').glob('*.py')
+    if path.stem not in ('__init__', 'common', 'labelled_data')))
+def test_help_of_every_command(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([command, '--help'])
+    assert stop.value.code == 0
+    assert f'usage: timm-drnet {command}' in capsys.readouterr().out
