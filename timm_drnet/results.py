@@ -1,11 +1,8 @@
 """Results: the JSON of ``timm-drnet validate``, read back for a model that it belongs to."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-
-from timm.data import resolve_input_data_config
 
 from .cost import cost_table
 from .drnet import DRNet
@@ -34,13 +31,12 @@ class Results:
     """Images that could not be read."""
 
     @classmethod
-    def from_report(cls, report: Any, model: DRNet, data_config: Mapping[str, Any] | None = None) -> 'Results':
+    def from_report(cls, report: Any, model: DRNet) -> 'Results':
         """Take the JSON of ``timm-drnet validate``, if it belongs to a model.
 
         Args:
             report: The JSON.
             model: The model.
-            data_config: How its training prepared images, where that differs from the model's configuration.
 
         Returns:
             The results.
@@ -56,8 +52,6 @@ class Results:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError('not the JSON of timm-drnet validate') from error
         results._check_model(model)
-        if report['checkpoint'] is not None:
-            _check_normalization(model, data_config or {})
         return results
 
     def _check_model(self, model: DRNet) -> None:
@@ -73,16 +67,6 @@ class Results:
             theirs = ', '.join(f'{row.held.gflops:.4f}' for row in found.resolutions)
             ours = ', '.join(f'{flops:.4f}' for flops in wanted)
             raise ValueError(f'measured on another model: GFLOPs {theirs} and not {ours}')
-
-
-def _check_normalization(model: DRNet, data_config: Mapping[str, Any]) -> None:
-    """Of a checkpoint, validate knows the weights and not how the images of the training were normalized."""
-    used, wanted = (resolve_input_data_config(model, args=dict(config)) for config in ({}, data_config))
-    for key in ('mean', 'std'):
-        if tuple(used[key]) != tuple(wanted[key]):
-            raise ValueError(
-                f'measured with {key} {tuple(used[key])}, but the training had {tuple(wanted[key])}; write the model'
-                ' with --dry-run DIR and measure local-dir:DIR')
 
 
 def _read_validation(report: Any) -> Validation:

@@ -2,10 +2,12 @@ from argparse import Namespace
 
 import pytest
 import torch
+from PIL import Image
 
 import timm_drnet
 from timm_drnet.cli import main
 from timm_drnet.cli.common import UserError, load_model, pick_device
+from timm_drnet.image_reading import image_loader
 
 KWARGS = {'backbone': 'resnet10t', 'resolutions': (64, 32), 'predictor': 'inverted_residual'}
 
@@ -35,7 +37,7 @@ def test_averaged_weights_are_preferred(tmp_path):
 
 @pytest.mark.parametrize(('content', 'words'), [
     (None, 'no such file'),
-    (b'', 'not a checkpoint'),
+    (b'', 'is damaged .it is empty.; there is no good one'),
     (b'neither zip nor pickle', 'not a checkpoint'),
 ])
 def test_bad_checkpoint_is_named(tmp_path, content, words):
@@ -78,6 +80,23 @@ def test_arguments_recorded_by_a_training_run_are_the_defaults(tmp_path):
     torch.save({'state_dict': model.state_dict(), 'args': recorded}, tmp_path / 'last.pth.tar')
     loaded = load_model('drnet', 3, str(tmp_path / 'last.pth.tar'), tau=3.0)
     assert (loaded.resolutions, loaded.stage, loaded.tau) == ((64, 32), 'pretrain', 3.0)
+
+
+def test_images_are_prepared_as_the_training_run_recorded(tmp_path):
+    model = timm_drnet.create_drnet('test_resnet', resolutions=(64, 48, 32), num_classes=5)
+    recorded = {
+        'model_kwargs': {'backbone': 'test_resnet', 'resolutions': (64, 48, 32)}, 'num_classes': 5,
+        'mean': [0.1, 0.2, 0.3], 'std': [0.4, 0.5, 0.6], 'crop_pct': 0.5, 'interpolation': 'nearest',
+        'img_size': None, 'input_size': [3, 64, 64]}
+    torch.save({'state_dict': model.state_dict(), 'args': Namespace(**recorded)}, tmp_path / 'last.pth.tar')
+    colours = torch.arange(128)
+    Image.fromarray(torch.stack((colours.expand(128, -1),) * 3, dim=2).byte().numpy()).save(tmp_path / 'image.png')
+
+    image = image_loader(load_model('drnet', 5, str(tmp_path / 'last.pth.tar')))(tmp_path / 'image.png')
+    # Half of the image at its own size: its columns 32 to 95.
+    for channel, (mean, std) in enumerate([(0.1, 0.4), (0.2, 0.5), (0.3, 0.6)]):
+        expected = (colours[32:96] / 255 - mean) / std
+        torch.testing.assert_close(image[channel], expected.expand(64, -1))
 
 
 def test_positional_argument_behind_model_kwargs_is_a_usage_error(capsys):

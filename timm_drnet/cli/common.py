@@ -17,10 +17,13 @@ from .. import zoo  # registers the models
 from ..checkpoints import checkpoint_filter_fn
 from ..drnet import DRNet
 from ..resume import CheckpointError, check_checkpoint
+from ..training_run import TrainingRun, read_training_run
 
 Subparsers: TypeAlias = 'argparse._SubParsersAction[argparse.ArgumentParser]'
 
 _UNREADABLE = (RuntimeError, EOFError, OSError, pickle.UnpicklingError, SafetensorError)
+
+_PREPARATION = ('mean', 'std', 'interpolation', 'crop_pct')
 
 _NOT_MODEL_KWARGS = ('name', 'num_classes', 'checkpoint', 'pretrained', 'option')  # `load_model` has its own
 
@@ -88,7 +91,7 @@ def load_model(
         num_classes: Number of classes, if not the model's own.
         checkpoint: A checkpoint of train.py or a safetensors file, instead of the registered weights; of a checkpoint
             that holds both, the averaged weights are taken. The arguments of the model that train.py recorded in it,
-            such as its stage, are the defaults of the others.
+            such as its stage, are the defaults of the others, and images are prepared as it recorded.
         pretrained: Whether the model needs weights at all.
         option: What the command calls the argument for the checkpoint.
         **model_kwargs: Arguments of the model.
@@ -100,8 +103,8 @@ def load_model(
         UserError: If there is no such model, it has no weights, or the checkpoint does not fit it.
     """
     own_weights = pretrained and checkpoint is None
-    if checkpoint is not None:
-        model_kwargs = {**_recorded_kwargs(checkpoint), **model_kwargs}
+    recorded = TrainingRun() if checkpoint is None else _recorded_run(checkpoint)
+    model_kwargs = {**(recorded.args.get('model_kwargs') or {}), **model_kwargs}
     try:
         model = timm.create_model(name, pretrained=own_weights, num_classes=num_classes, **model_kwargs)
     except (json.JSONDecodeError, KeyError) as error:  # timm reads it before it comes to this package
@@ -125,6 +128,8 @@ def load_model(
             raise UserError(
                 f'{option} {checkpoint}: not a checkpoint of {name!r} with {model.num_classes} classes'
                 f' ({_first_line(error)})') from error
+        config: Any = model.pretrained_cfg  # a dict, as timm leaves it
+        config.update({key: recorded.data_config[key] for key in _PREPARATION if key in recorded.data_config})
     return model.eval()
 
 
@@ -172,12 +177,12 @@ def pick_device(name: str | None) -> torch.device:
         raise UserError(f'--device {name}: {_first_line(error)}; use cpu') from error
 
 
-def _recorded_kwargs(checkpoint: str) -> dict[str, Any]:
-    """The model's arguments that train.py recorded: weights alone tell neither the stage nor the resolutions."""
+def _recorded_run(checkpoint: str) -> TrainingRun:
+    """What train.py recorded: weights alone tell neither the stage nor the resolutions, nor what images looked like."""
     try:
-        return dict(timm.utils.load_checkpoint_metadata(checkpoint)['args'].model_kwargs)
-    except (AttributeError, KeyError, TypeError, *_UNREADABLE):
-        return {}  # weights alone; a file that cannot be read is told when it is loaded
+        return read_training_run(checkpoint)
+    except (ValueError, OSError):
+        return TrainingRun()  # a file that cannot be read is told when it is loaded
 
 
 def _first_line(error: BaseException) -> str:

@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f'--labels {args.labels}: {len(labels)} lines for the {model.num_classes} classes of the model;'
                         ' give one line for each class')
     data_config = training.data_config if training else {}
-    results = _read_results(args.results, model, data_config) if args.results else None
+    results = _read_results(args.results, model) if args.results else None
     license = args.license or _cfg(model).get('license') or 'apache-2.0'
     base_model = args.base_model or infer_base_model(model, training)
     card = model_card(
@@ -169,9 +169,9 @@ def _check_stage(args: argparse.Namespace, model: DRNet, training: TrainingRun |
                         ' trained; say stage=pretrain')
 
 
-def _read_results(name: str, model: DRNet, data_config: dict[str, Any]) -> Results:
+def _read_results(name: str, model: DRNet) -> Results:
     try:
-        return Results.from_report(json.loads(Path(name).read_text(encoding='utf-8')), model, data_config)
+        return Results.from_report(json.loads(Path(name).read_text(encoding='utf-8')), model)
     except OSError as error:
         raise UserError(f'--results {name}: {error.strerror}') from error
     except ValueError as error:
