@@ -27,6 +27,7 @@ from reproduction.beyond import LABELS
 from reproduction.checkpoints import epochs_done, read_summary, settle
 from reproduction.commands import Places, train_command, validate_command
 from reproduction.configuration import UserError, arguments, load_configuration
+from reproduction.figure import label_heights
 from reproduction.paper import TABLES
 from reproduction.progress import Progress
 from reproduction.report import section, write_report
@@ -268,6 +269,15 @@ def test_fingerprints_cover_what_can_change_a_number(tmp_path):
     assert other[1] != measured
     one = load_configuration(write_configuration(tmp_path))
     assert one.training_fingerprint('drnet', 1) != training
+
+
+def test_labels_of_points_that_lie_together_stand_apart():
+    points = {
+        'alone': (100.0, 36.0), 'low': (70.0, 35.5), 'middle': (70.2, 35.6), 'high': (70.1, 35.7), 'far': (70.0, 39.0)}
+    heights = label_heights(points, 5.0, 0.5)
+    assert heights['alone'] == 36.0
+    assert heights['far'] == 39.0
+    assert [heights[name] for name in ('low', 'middle', 'high')] == pytest.approx([35.1, 35.6, 36.1])
 
 
 # What train.py left.

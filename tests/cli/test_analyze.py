@@ -44,22 +44,12 @@ def data(tmp_path):
 
 
 @pytest.fixture(scope='module')
-def model():
+def model(spread_answers):
     """A model that gives different images different resolutions and classes."""
     torch.manual_seed(2)
     model = timm.create_model('drnet', num_classes=CLASSES, **KWARGS).eval()
     x = torch.stack([prepare(i) for i in range(IMAGES)])
-    with torch.no_grad():
-        for module in model.backbone.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                torch.nn.init.normal_(module.weight, 1.0, 0.3)
-                torch.nn.init.normal_(module.bias, 0.0, 0.3)
-        torch.nn.init.normal_(model.predictor.classifier.weight)
-        small = torch.nn.functional.interpolate(x, size=model.predictor_size, mode='bilinear')
-        model.predictor.classifier.bias -= model.predictor(small).mean(dim=0)
-        logits = torch.cat([model.forward_at(x, j) for j in range(3)])
-        model.get_classifier().bias -= logits.mean(dim=0)
-    return model
+    return spread_answers(model, x)
 
 
 @pytest.fixture
