@@ -7,6 +7,7 @@ held to the bit against one that was not; and what happens is reported.
 
 import argparse
 import json
+import time
 
 import torch
 from timm.optim import create_optimizer_v2
@@ -34,7 +35,8 @@ def train(folder, epochs, resume=None, **kwargs):
     """Train with checkpoints.
 
     Args:
-        folder: For the checkpoints, and for ``steps.jsonl``: epoch, step and learning rates, a line before each step.
+        folder: For the checkpoints, and for ``steps.jsonl``: epoch, step, learning rates and time, a line for each
+            step, before it.
         epochs: Number of epochs.
         resume: Checkpoint to go on from.
         kwargs: Of `make_model`.
@@ -64,7 +66,7 @@ def train(folder, epochs, resume=None, **kwargs):
             task.train()
             for step in range(STEPS):
                 rates = [group['lr'] for group in optimizer.param_groups]
-                report.write(json.dumps([epoch, step, rates]) + '\n')
+                report.write(json.dumps([epoch, step, rates, time.monotonic()]) + '\n')
                 report.flush()
                 optimizer.zero_grad()
                 task(torch.randn(6, 3, 64, 64), torch.randint(5, (6,)))['loss'].backward()
