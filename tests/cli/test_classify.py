@@ -80,7 +80,10 @@ def processes_below(pid):
 def test_interrupted_run_is_completed_by_the_next(arguments, checkpoint, photographs, tmp_path, capsys):
     out = tmp_path / 'out'
     command = arguments(photographs, out, '--shard-size', SHARD_SIZE, '--batch-size', 8, '--workers', 2, '--json')
-    program = 'import sys; from timm_drnet.cli import main; sys.exit(main(sys.argv[1:]))'
+    # A shell that starts pytest in the background lets it, and all below it, ignore SIGINT.
+    program = (
+        'import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);'
+        ' from timm_drnet.cli import main; sys.exit(main(sys.argv[1:]))')
     process = subprocess.Popen(
         [sys.executable, '-c', program, *command], start_new_session=True, text=True, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE)
