@@ -1,10 +1,12 @@
 """Processes that start in no time, as one process imports the packages for all and then forks.
 
 A test that runs something in another process takes its `CONTEXT`, and `on_ranks` for processes that train together.
+`processes_below` finds those that something else has started.
 """
 
 import datetime
 import multiprocessing
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -32,3 +34,20 @@ def _run(rank, function, world_size, folder, args):
         torch.save(function(rank, world_size, *args), folder / f'{rank}.pt')
     finally:
         dist.destroy_process_group()
+
+
+def processes_below(pid):
+    """All processes that live and that a process has started, directly or not."""
+    parents = {}
+    for entry in Path('/proc').iterdir():
+        if entry.name.isdigit():
+            try:
+                state, parent = (entry / 'stat').read_text().rpartition(')')[2].split()[:2]
+            except OSError:
+                continue
+            if state != 'Z':
+                parents[int(entry.name)] = int(parent)
+    found = {pid}
+    while more := {child for child, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found - {pid}

@@ -12,6 +12,7 @@ import pytest
 import ray
 import torch
 from PIL import Image
+from processes import processes_below
 
 import timm_drnet
 from timm_drnet.bulk.run import classify_bulk
@@ -102,7 +103,7 @@ class Killer(threading.Thread):
     def workers(self):
         """The processes that classify, by the title that Ray gives them."""
         found = set()
-        for pid in descendants_of(os.getpid()):
+        for pid in processes_below(os.getpid()):
             try:
                 title = Path(f'/proc/{pid}/cmdline').read_bytes()
             except OSError:
@@ -110,22 +111,6 @@ class Killer(threading.Thread):
             if title.startswith(b'ray::') and b'ClassifyingWorker' in title:
                 found.add(pid)
         return found
-
-
-def descendants_of(pid):
-    """All processes that a process has started, directly or not."""
-    parents = {}
-    for entry in Path('/proc').iterdir():
-        if entry.name.isdigit():
-            try:
-                stat = (entry / 'stat').read_text()
-            except OSError:
-                continue
-            parents[int(entry.name)] = int(stat.rpartition(')')[2].split()[1])
-    found = {pid}
-    while more := {child for child, parent in parents.items() if parent in found} - found:
-        found |= more
-    return found - {pid}
 
 
 def test_killed_worker_loses_and_changes_nothing(model, photographs, expected, tmp_path):

@@ -14,6 +14,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from processes import processes_below
 from safetensors.torch import save_file
 
 from timm_drnet.cli import main
@@ -58,22 +59,6 @@ def photographs(tmp_path):
         original.crop((left, top, left + 72, top + 72)).save(folder / f'{n:04d}.jpg')
     (folder / '1234.jpg').write_bytes(b'no image')
     return folder
-
-
-def processes_below(pid):
-    parents = {}
-    for entry in Path('/proc').iterdir():
-        if entry.name.isdigit():
-            try:
-                stat = (entry / 'stat').read_text()
-            except OSError:
-                continue
-            if stat.rpartition(')')[2].split()[0] != 'Z':
-                parents[int(entry.name)] = int(stat.rpartition(')')[2].split()[1])
-    found = {pid}
-    while more := {child for child, parent in parents.items() if parent in found} - found:
-        found |= more
-    return found - {pid}
 
 
 @pytest.mark.skipif(not Path('/proc/self/stat').exists(), reason='needs /proc')
