@@ -52,7 +52,7 @@ def test_fx_graph_trains(make_tiny, images):
     in_training, in_evaluation = get_graph_node_names(model)
     extractor = create_feature_extractor(
         model, train_return_nodes=in_training[-1:], eval_return_nodes=in_evaluation[-1:]).train()
-    extractor(images(6))[in_training[-1]].square().sum().backward()
+    extractor(images(24))[in_training[-1]].square().sum().backward()
     assert all(p.grad is not None for p in extractor.parameters())
 
 
@@ -165,6 +165,8 @@ def test_compiled_training(make_tiny, images, kwargs, way):
     torch.testing.assert_close(results[1], results[0])
 
 
+@pytest.mark.skipif(
+    not hasattr(torch._dynamo.config, 'fail_on_recompile_limit_hit'), reason='this PyTorch does not tell')
 def test_training_and_evaluation_stay_within_the_graphs_that_torch_keeps(make_tiny, images):
     model = make_tiny(alpha=0.001)
     compiled = torch.compile(model, backend='eager')
