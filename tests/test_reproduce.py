@@ -344,7 +344,7 @@ def test_run_killed_in_the_middle_goes_on(tmp_path, start, capfd):
     assert 'epoch 3 of 3, top-1 42.00 %' in out
     first, second = calls(tmp_path, 'backbone')
     assert '--resume' not in first
-    assert second.endswith(f'--resume {tmp_path}/work/small/seed0/backbone/last.pth.tar')
+    assert second.endswith(f'--resume {tmp_path / "work"}/small/seed0/backbone/last.pth.tar')
 
     one = result(tmp_path, 'backbone')
     assert (one['row'], one['seed'], one['starts'], one['epochs'], one['total_epochs']) == ('backbone', 0, 2, 3, 3)
