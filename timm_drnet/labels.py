@@ -1,5 +1,6 @@
 """Labels: the names of a model's classes."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from timm.data import ImageNetInfo, infer_imagenet_subset
@@ -28,3 +29,25 @@ def class_labels(model: DRNet) -> tuple[str, ...]:
     if subset:
         return tuple(ImageNetInfo(subset).label_descriptions())
     return tuple(map(str, range(model.num_classes)))
+
+
+def labels_for(model: DRNet, labels: Sequence[str] | None) -> Sequence[str]:
+    """Names for what a model classifies.
+
+    Args:
+        model: A DRNet.
+        labels: One for each class; None for `class_labels`.
+
+    Returns:
+        The same, or those.
+
+    Raises:
+        ValueError: If there is not one for each class, or the model has no classifier.
+    """
+    if model.num_classes < 1:
+        raise ValueError('The model has no classifier (num_classes=0), so there is nothing to classify.')
+    if labels is None:
+        return class_labels(model)
+    if len(labels) != model.num_classes:
+        raise ValueError(f'{len(labels)} labels for a model of {model.num_classes} classes: give one for each class.')
+    return labels

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from .cost import cost_table
 from .drnet import DRNet
 from .image_reading import Unreadable, image_loader, read_batches
-from .labels import class_labels
+from .labels import labels_for
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def predict_images(
         ValueError: If an argument is out of range, or the model has no classifier, takes neither RGB nor grey images,
             or gives scores that are not finite.
     """
-    labels = _check_labels(model, labels)
+    labels = labels_for(model, labels)
     if topk < 1:
         raise ValueError(f'Invalid topk {topk}: use at least 1.')
     if batch_size < 1:
@@ -135,13 +135,3 @@ def format_flops(flops: float, like: float | None = None) -> str:
     unit, name = (1e9, 'GFLOPs') if (flops if like is None else like) >= 1e9 else (1e6, 'MFLOPs')
     value = flops / unit
     return f'{value:.{max(0, 2 - math.floor(math.log10(value))) if value > 0 else 0}f} {name}'
-
-
-def _check_labels(model: DRNet, labels: Sequence[str] | None) -> Sequence[str]:
-    if model.num_classes < 1:
-        raise ValueError('The model has no classifier (num_classes=0), so there is nothing to predict.')
-    if labels is None:
-        return class_labels(model)
-    if len(labels) != model.num_classes:
-        raise ValueError(f'{len(labels)} labels for a model of {model.num_classes} classes: give one for each class.')
-    return labels

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from ..cost import cost_table
 from ..drnet import DRNet
 from ..image_reading import image_loader
-from ..labels import class_labels
+from ..labels import labels_for
 from .assembly import Assembly, Meaning
 from .attempts import Attempts
 from .cluster import Plan, import_ray, plan_workers, ray_cluster
@@ -91,7 +91,7 @@ def classify_bulk(
             ('num_gpus', num_gpus, 0), ('decoders', decoders, 0)):
         if value is not None and value < least:
             raise ValueError(f'Invalid {name} {value}: use at least {least}.')
-    labels = _labels(model, labels)
+    labels = labels_for(model, labels)
     topk = min(topk, model.num_classes)
     _check_output_is_apart(inputs, output)
     image_loader(model)  # these raise here what would be raised in a worker
@@ -117,16 +117,6 @@ def classify_bulk(
         return report_on(
             shards, model.resolutions, missing, ended - started, ended - assembly.began,
             max(0, len(assembly.workers) - plan.workers))
-
-
-def _labels(model: DRNet, labels: Sequence[str] | None) -> Sequence[str]:
-    if model.num_classes < 1:
-        raise ValueError('The model has no classifier (num_classes=0), so there is nothing to classify.')
-    if labels is None:
-        return class_labels(model)
-    if len(labels) != model.num_classes:
-        raise ValueError(f'{len(labels)} labels for a model of {model.num_classes} classes: give one for each class.')
-    return labels
 
 
 def _check_output_is_apart(inputs: Sequence[str | Path], output: str | os.PathLike[str]) -> None:
