@@ -26,9 +26,9 @@ import torch
 
 import timm_drnet
 from timm_drnet.cli.common import load_model
-from timm_drnet.deploy import DeployedDRNet
-from timm_drnet.image_files import find_images
-from timm_drnet.image_reading import Unreadable, image_loader, read_batches
+from timm_drnet.data.files import find_images
+from timm_drnet.data.reading import Unreadable, image_loader, read_batches
+from timm_drnet.deploy.deployed import DeployedDRNet
 
 
 def one_process(

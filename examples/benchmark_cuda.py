@@ -18,8 +18,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 import timm_drnet  # registers the models
-from timm_drnet.bench import mixed_batches
 from timm_drnet.cli import main as timm_drnet_command
+from timm_drnet.evaluate.bench import mixed_batches
 
 _WAITS = ('cudaStreamSynchronize', 'cudaDeviceSynchronize', 'cudaEventSynchronize', 'cudaMemcpy')
 

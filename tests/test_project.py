@@ -63,7 +63,7 @@ def layer(module: str) -> int:
 
 
 def imports(module: str, at_run_time: bool = False, at_import: bool = False) -> Iterator[str]:
-    """Full names of what a module imports, such as 'timm.models.ResNet' or 'timm_drnet.norm.resize'.
+    """Full names of what a module imports, such as 'timm.models.ResNet' or 'timm_drnet.core.norm.resize'.
 
     Either all, or only what it imports when it runs, or only what it imports when it is itself imported.
     """
@@ -97,7 +97,7 @@ def imported_modules(module: str) -> Iterator[str]:
 def test_import_reader_finds_what_is_there():
     assert {'gumbel', 'norm', 'routing'} <= set(imported_modules('drnet'))
     assert 'drnet' in imported_modules('cli.common')
-    assert 'timm_drnet.drnet.DRNet' in imports('cost')
+    assert 'timm_drnet.core.drnet.DRNet' in imports('cost')
     assert 'drnet' not in imported_modules('cost')  # for its annotations only
 
 

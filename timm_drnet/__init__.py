@@ -1,16 +1,16 @@
 """DRNet for timm: CNNs that pick the input resolution of each image. Importing this package registers the models."""
 
-from .calibration import calibrate_norms
-from .cost import CostRow, cost_table
-from .drnet import DRNet
-from .exported import ExportedDRNet
-from .latency import LatencyRow, latency_table
-from .onnx_runner import OnnxDRNet
-from .predictor_training import train_predictor
-from .resume import install_resume_check
-from .training import flops_loss, install_task_hook, training_loss
+from .core.drnet import DRNet
+from .cost.flops import CostRow, cost_table
+from .cost.latency import LatencyRow, latency_table
+from .deploy.exported import ExportedDRNet
+from .deploy.onnx_runner import OnnxDRNet
+from .hub.zoo import DEFAULT_MODEL, create_drnet
+from .train.loss import flops_loss, install_task_hook, training_loss
+from .train.norm_statistics import calibrate_norms
+from .train.predictor import train_predictor
+from .train.resume import install_resume_check
 from .version import __version__
-from .zoo import DEFAULT_MODEL, create_drnet
 
 __all__ = [
     'DEFAULT_MODEL',

@@ -25,7 +25,7 @@ from timm.data import create_dataset
 from tqdm import tqdm
 from webdataset import TarWriter
 
-from timm_drnet.output_folder import check_output_folder, staged
+from timm_drnet.data.output_folder import check_output_folder, staged
 
 ROW_GROUP = 100  # images, as on the Hugging Face Hub: what a reader must hold at once
 

@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 import timm_drnet
-from timm_drnet import validation
 from timm_drnet.analysis import choices as module
-from timm_drnet.analysis.answers import Answers, collect_answers
 from timm_drnet.analysis.calibration import calibrate
 from timm_drnet.analysis.choices import Outcomes, analyze, score_answers
-from timm_drnet.cost import CostRow
+from timm_drnet.cost.flops import CostRow
+from timm_drnet.evaluate import validation
+from timm_drnet.evaluate.answers import Answers, collect_answers
 
 BACKBONE, PREDICTOR = (100, 60, 20), 5  # GFLOPs
 GIGA = 10 ** 9

@@ -16,17 +16,17 @@ import torch
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from timm_drnet import validation
 from timm_drnet.analysis import charts
 from timm_drnet.analysis import choices as module
 from timm_drnet.analysis import images as analysis_images
-from timm_drnet.analysis.answers import Answers
 from timm_drnet.analysis.choices import score_answers
 from timm_drnet.analysis.report import write_report
 from timm_drnet.analysis.style import CSS, OUTCOME_STYLES, SCRIPT, SIZE_STYLES
-from timm_drnet.cost import CostRow
-from timm_drnet.datasets import open_labelled_images
-from timm_drnet.labelled_images import LabelledImages, make_loader
+from timm_drnet.cost.flops import CostRow
+from timm_drnet.data.datasets import open_labelled_images
+from timm_drnet.data.labelled import LabelledImages, make_loader
+from timm_drnet.evaluate import validation
+from timm_drnet.evaluate.answers import Answers
 
 SIDES, BACKBONE, PREDICTOR = (96, 64, 32), (100, 60, 20), 5
 CLASSES = ('cat & <b>dog</b>', '"><script>alert(1)</script>', "o'hare")

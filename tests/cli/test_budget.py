@@ -13,7 +13,7 @@ from timm.data import create_transform
 
 import timm_drnet
 from timm_drnet.cli import main
-from timm_drnet.image_reading import image_loader
+from timm_drnet.data.reading import image_loader
 
 PHOTOS = Path(__file__).parents[2] / 'examples' / 'photos'
 

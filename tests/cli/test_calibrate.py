@@ -9,7 +9,7 @@ from PIL import Image
 
 import timm_drnet
 from timm_drnet.cli import main
-from timm_drnet.image_reading import image_loader
+from timm_drnet.data.reading import image_loader
 
 TINY = ('--num-classes', '3', '--model-kwargs', 'backbone=test_resnet', 'resolutions=(64,48,32)',
         'predictor=inverted_residual', 'predictor_size=32')
@@ -81,7 +81,7 @@ def test_statistics_that_are_kept(run, data, plain, tmp_path):
 def test_images_are_drawn_at_random(run, data, plain, tmp_path, monkeypatch):
     """Sorted by class, batches of eight would hold one class each."""
     seen = []
-    original = timm_drnet.calibration.calibrate_norms
+    original = timm_drnet.train.norm_statistics.calibrate_norms
 
     def watch(model, batches, keep):
         batches = list(batches)

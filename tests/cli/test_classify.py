@@ -18,7 +18,7 @@ from processes import processes_below
 from safetensors.torch import save_file
 
 from timm_drnet.cli import main
-from timm_drnet.prediction import predict_images
+from timm_drnet.evaluate.prediction import predict_images
 
 PHOTOS = sorted((Path(__file__).parents[2] / 'examples' / 'photos').glob('*.jpg'))
 MODEL_KWARGS = {'backbone': 'test_resnet', 'resolutions': (64, 48, 32), 'predictor': 'inverted_residual'}

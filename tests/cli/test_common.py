@@ -7,7 +7,7 @@ from PIL import Image
 import timm_drnet
 from timm_drnet.cli import main
 from timm_drnet.cli.common import UserError, load_model, pick_device
-from timm_drnet.image_reading import image_loader
+from timm_drnet.data.reading import image_loader
 
 KWARGS = {'backbone': 'resnet10t', 'resolutions': (64, 32), 'predictor': 'inverted_residual'}
 

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 
 import timm_drnet.cli.convert_mindspore
 from timm_drnet.cli import main
-from timm_drnet.mindspore import read_checkpoint
-from timm_drnet.mindspore_names import convert_checkpoints
+from timm_drnet.hub.mindspore.names import convert_checkpoints
+from timm_drnet.hub.mindspore.reader import read_checkpoint
 
 pytest_plugins = ['mindspore_files']
 

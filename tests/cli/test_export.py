@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 import timm_drnet
 from timm_drnet.cli import export as command
 from timm_drnet.cli import main
-from timm_drnet.prediction import predict_images
+from timm_drnet.evaluate.prediction import predict_images
 
 PHOTOS = sorted((Path(__file__).parents[2] / 'examples' / 'photos').glob('*.jpg'))
 MODEL_KWARGS = {

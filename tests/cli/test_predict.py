@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 
 import timm_drnet
 from timm_drnet.cli import main
-from timm_drnet.image_files import find_images
-from timm_drnet.image_reading import image_loader
-from timm_drnet.prediction import predict_images
+from timm_drnet.data.files import find_images
+from timm_drnet.data.reading import image_loader
+from timm_drnet.evaluate.prediction import predict_images
 
 PHOTOS = Path(__file__).parents[2] / 'examples' / 'photos'
 MODEL_KWARGS = {'backbone': 'resnet10t', 'resolutions': (64, 48, 32), 'predictor': 'inverted_residual'}

@@ -19,7 +19,7 @@ from timm.models import save_for_hf
 from timm.utils import CheckpointSaver, ModelEmaV3
 
 from timm_drnet.cli import main
-from timm_drnet.validation import validate
+from timm_drnet.evaluate.validation import validate
 
 KWARGS = {'backbone': 'test_resnet', 'resolutions': (64, 48, 32), 'predictor': 'inverted_residual',
           'predictor_size': 32, 'alpha': 0.01, 'eta': 0.3, 'tau': 1.5}

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import torch
 
-from ..cost import CostRow, cost_table
-from ..drnet import DRNet
-from ..validation import Validation, summarize
-from .answers import Answers, collect_answers
+from ..core.drnet import DRNet
+from ..cost.flops import CostRow, cost_table
+from ..evaluate.answers import Answers, collect_answers
+from ..evaluate.validation import Validation, summarize
 from .calibration import Calibration, calibrate
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageOps
 
-from ..labelled_images import LabelledImages
+from ..data.labelled import LabelledImages
 
 _SIDE = 144
 """Of a thumbnail in pixels: it is shown smaller, so that it is sharp on a fine screen as well."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from ..prediction import format_flops
+from ..evaluate.prediction import format_flops
 from .style import SIZE_STYLES
 
 

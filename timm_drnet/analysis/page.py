@@ -6,13 +6,7 @@ import hashlib
 from .choices import Analysis
 from .listings import classes_section, images_section, settings_section, unreadable_notice
 from .markup import Subject, breakable, count, flops, percent, text
-from .sections import (
-    calibration_section,
-    confusion_section,
-    cost_section,
-    outcomes_section,
-    sizes_section,
-)
+from .sections import calibration_section, confusion_section, cost_section, outcomes_section, sizes_section
 from .style import CSS, SCRIPT
 
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..labelled_images import LabelledImages
-from ..output_folder import check_output_folder, staged
+from ..data.labelled import LabelledImages
+from ..data.output_folder import check_output_folder, staged
 from .choices import Analysis
 from .images import evenly_spaced, image_name, readable_images, thumbnail
 from .markup import Subject, printable

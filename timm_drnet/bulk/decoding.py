@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from ..image_reading import UnreadableImageError
+from ..data.reading import UnreadableImageError
 from .listing import Location
 
 _ROWS = 16  # of a Parquet file, decompressed at a time

@@ -13,7 +13,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from ..image_files import find_images
+from ..data.files import find_images
 
 _SUFFIX = '.parquet'
 

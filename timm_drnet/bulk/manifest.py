@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from ..drnet import DRNet
-from ..image_reading import data_config
+from ..core.drnet import DRNet
+from ..data.reading import data_config
 from ..version import __version__
 from .listing import Listing
 from .shards import remove_leftovers, replacing

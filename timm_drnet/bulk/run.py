@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from ..cost import cost_table
-from ..drnet import DRNet
-from ..image_reading import image_loader
-from ..labels import labels_for
+from ..core.drnet import DRNet
+from ..cost.flops import cost_table
+from ..data.labels import labels_for
+from ..data.reading import image_loader
 from .assembly import Assembly, Meaning
 from .attempts import Attempts
 from .cluster import Plan, import_ray, plan_workers, ray_cluster

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from ..drnet import DRNet
-from ..image_reading import image_loader
+from ..core.drnet import DRNet
+from ..data.reading import image_loader
 from .decoding import Decoder
 from .grouping import classify_grouped
 from .listing import Location

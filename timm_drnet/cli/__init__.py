@@ -4,8 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from ..version import __version__
-from . import (
+from ..cli import (
     analyze,
     bench,
     budget,
@@ -19,6 +18,7 @@ from . import (
     publish,
     validate,
 )
+from ..version import __version__
 from .common import UserError
 
 _COMMANDS = (

@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from ..analysis.answers import check_analyzable
 from ..analysis.choices import Analysis, analyze
 from ..analysis.report import write_report
-from ..datasets import open_labelled_images
-from ..drnet import DRNet
-from ..image_reading import data_config
-from ..labelled_images import LabelledImages, make_loader
-from ..labels import class_labels
-from ..output_folder import check_output_folder
+from ..core.drnet import DRNet
+from ..data.datasets import open_labelled_images
+from ..data.labelled import LabelledImages, make_loader
+from ..data.labels import class_labels
+from ..data.output_folder import check_output_folder
+from ..data.reading import data_config
+from ..evaluate.answers import check_analyzable
 from .common import Subparsers, UserError, add_model_arguments, pick_device
 from .labelled_data import (
     add_data_arguments,

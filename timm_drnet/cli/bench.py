@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from ..bench import Batch, Benchmark, bench, describe_machine, mixed_batches
-from ..cost import cost_table
-from ..drnet import DRNet
-from ..engines import ENGINES, Engine, prepare_engine
-from ..image_files import find_images
-from ..image_reading import UnreadableImageError, image_loader
-from ..results import Results
-from ..speed_plot import plot_speed
+from ..core.drnet import DRNet
+from ..cost.flops import cost_table
+from ..data.files import find_images
+from ..data.reading import UnreadableImageError, image_loader
+from ..evaluate.bench import Batch, Benchmark, bench, describe_machine, mixed_batches
+from ..evaluate.engines import ENGINES, Engine, prepare_engine
+from ..evaluate.results import Results
+from ..evaluate.speed_plot import plot_speed
 from .common import Subparsers, UserError, add_model_arguments, load_model, pick_device
 
 _PLOTS = ('.png', '.svg', '.pdf')

@@ -13,15 +13,15 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from ..budget import Budget, Setting, find_budget
-from ..cost import model_costs
-from ..datasets import open_labelled_images
-from ..drnet import DRNet
-from ..hub import save_folder
-from ..image_files import find_images
-from ..image_reading import Unreadable, data_config, image_loader, read_batches
-from ..labelled_images import DataError, make_loader
-from ..latency import latency_table
+from ..core.drnet import DRNet
+from ..cost.budget import Budget, Setting, find_budget
+from ..cost.flops import model_costs
+from ..cost.latency import latency_table
+from ..data.datasets import open_labelled_images
+from ..data.files import find_images
+from ..data.labelled import DataError, make_loader
+from ..data.reading import Unreadable, data_config, image_loader, read_batches
+from ..hub.publishing import save_folder
 from .common import Subparsers, UserError, add_model_arguments, check_new_folder, load_model, pick_device
 
 

@@ -12,13 +12,13 @@ import torch
 from timm.data import create_dataset, create_loader
 from tqdm import tqdm
 
-from ..calibration import calibrate_norms
-from ..datasets import open_labelled_images
-from ..drnet import DRNet
-from ..hub import disown_source, save_folder
-from ..image_files import find_images
-from ..image_reading import Unreadable, data_config, image_loader, read_batches
-from ..predictor_training import train_predictor
+from ..core.drnet import DRNet
+from ..data.datasets import open_labelled_images
+from ..data.files import find_images
+from ..data.reading import Unreadable, data_config, image_loader, read_batches
+from ..hub.publishing import disown_source, save_folder
+from ..train.norm_statistics import calibrate_norms
+from ..train.predictor import train_predictor
 from .common import Subparsers, UserError, add_model_arguments, check_new_folder, load_model, pick_device
 
 

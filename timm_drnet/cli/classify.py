@@ -10,8 +10,8 @@ from typing import Any
 
 from ..bulk.report import BulkReport
 from ..bulk.run import classify_bulk
-from ..cost import cost_table
-from ..drnet import DRNet
+from ..core.drnet import DRNet
+from ..cost.flops import cost_table
 from .common import Subparsers, UserError, add_model_arguments, load_model, read_labels
 
 _NAMED = 10  # unreadable images named on the terminal

@@ -13,11 +13,11 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[att
 from safetensors import SafetensorError
 from timm.models import load_checkpoint
 
-from .. import zoo  # registers the models
-from ..checkpoints import checkpoint_filter_fn
-from ..drnet import DRNet
-from ..resume import CheckpointError, check_checkpoint
-from ..training_run import TrainingRun, read_training_run
+from ..core.drnet import DRNet
+from ..hub import zoo  # registers the models
+from ..hub.checkpoints import checkpoint_filter_fn
+from ..train.resume import CheckpointError, check_checkpoint
+from ..train.training_run import TrainingRun, read_training_run
 
 Subparsers: TypeAlias = 'argparse._SubParsersAction[argparse.ArgumentParser]'
 

@@ -10,8 +10,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from ..mindspore import read_checkpoint
-from ..mindspore_names import convert_checkpoints
+from ..hub.mindspore.names import convert_checkpoints
+from ..hub.mindspore.reader import read_checkpoint
 from .common import Subparsers, UserError
 
 

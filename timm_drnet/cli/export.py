@@ -7,7 +7,7 @@ import sys
 from contextlib import redirect_stdout
 from typing import Any
 
-from ..export import FORMATS, ExportError, check_target, export_model
+from ..deploy.export import FORMATS, ExportError, check_target, export_model
 from .common import Subparsers, UserError, add_model_arguments, load_model, read_labels
 
 

@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import json
 
-from ..cost import cost_table
+from ..cost.flops import cost_table
 from .common import Subparsers, add_model_arguments, load_model
 
 

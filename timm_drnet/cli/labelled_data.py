@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..drnet import DRNet
-from ..labelled_images import LabelledImages
+from ..core.drnet import DRNet
+from ..data.labelled import LabelledImages
 from .common import UserError, load_model
 
 _NAMED = 10  # unreadable files named on the terminal

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from ..resume import last_checkpoint
+from ..train.resume import last_checkpoint
 from .common import Subparsers, UserError
 
 

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..contact_sheet import contact_sheet
-from ..image_files import find_images
-from ..prediction import Predictions, format_flops, predict_images
+from ..data.files import find_images
+from ..evaluate.contact_sheet import contact_sheet
+from ..evaluate.prediction import Predictions, format_flops, predict_images
 from .common import Subparsers, UserError, add_model_arguments, load_model, pick_device, read_labels
 
 _SHEET_FORMATS = ('.png', '.jpg', '.jpeg')

@@ -11,11 +11,11 @@ import timm
 from huggingface_hub.utils import HFValidationError, validate_repo_id  # type: ignore[attr-defined]
 from safetensors import SafetensorError
 
-from ..drnet import DRNet
-from ..hub import PublishError, disown_source, find_token, infer_base_model, publish, save_folder
-from ..model_card import model_card
-from ..results import Results
-from ..training_run import TrainingRun, read_training_run
+from ..core.drnet import DRNet
+from ..evaluate.results import Results
+from ..hub.model_card import model_card
+from ..hub.publishing import PublishError, disown_source, find_token, infer_base_model, publish, save_folder
+from ..train.training_run import TrainingRun, read_training_run
 from .common import Subparsers, UserError, add_model_kwargs, check_new_folder, load_model, read_labels
 
 _SOURCE = 'CHECKPOINT_OR_MODEL'

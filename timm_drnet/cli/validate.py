@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from ..datasets import open_labelled_images
-from ..image_reading import data_config
-from ..labelled_images import LabelledImages, make_loader
-from ..validation import Accuracy, Score, Validation, validate
+from ..data.datasets import open_labelled_images
+from ..data.labelled import LabelledImages, make_loader
+from ..data.reading import data_config
+from ..evaluate.validation import Accuracy, Score, Validation, validate
 from .common import Subparsers, UserError, add_model_arguments, pick_device
 from .labelled_data import (
     add_data_arguments,

@@ -6,7 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from timm_drnet.resume import last_checkpoint
+from timm_drnet.train.resume import last_checkpoint
 
 LAST = 'last.pth.tar'
 

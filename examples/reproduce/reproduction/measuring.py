@@ -16,7 +16,7 @@ import timm
 import torch
 from timm.data import create_dataset
 
-from timm_drnet.cost import count_flops
+from timm_drnet.cost.flops import count_flops
 
 from .checkpoints import read_summary
 from .commands import budget_command, train_command, validate_command

@@ -1,0 +1,471 @@
+"""The exported model in ONNX Runtime: equal to the PyTorch model, without PyTorch."""
+
+import ast
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageCms
+from timm.data import create_transform
+from torch.nn.modules.batchnorm import _BatchNorm
+
+import timm_drnet
+from timm_drnet.data.reading import image_loader, open_image
+from timm_drnet.deploy import onnx_runner
+from timm_drnet.deploy.export import export_model
+from timm_drnet.deploy.onnx_runner import InvalidExportError, OnnxDRNet, UnreadableImageError, manifest_digest, resize
+from timm_drnet.evaluate.prediction import predict_images
+
+PHOTOS = sorted((Path(__file__).parents[2] / 'examples' / 'photos').glob('*.jpg'))
+
+
+@pytest.fixture(scope='module')
+def model():
+    """A tiny model whose norms all differ, and that sends the example photographs to 64, 48, 32, 64, ... px."""
+    torch.manual_seed(0)
+    model = timm_drnet.create_drnet(
+        'test_resnet', resolutions=(64, 48, 32), predictor='inverted_residual', predictor_size=40, num_classes=5).eval()
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, _BatchNorm):
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.normal_(0, 0.2)
+                module.running_mean.normal_(0, 0.2)
+                module.running_var.uniform_(0.5, 2)
+        x = F.interpolate(torch.stack([image_loader(model)(path) for path in PHOTOS]), (40, 40), mode='bilinear')
+        features = model.predictor.forward_head(model.predictor.forward_features(x), pre_logits=True)
+        mean = features.mean(dim=0)
+        wanted = F.one_hot(torch.arange(len(x)) % 3, 3).float()
+        weight = (torch.linalg.pinv(features - mean) @ (wanted - wanted.mean(dim=0))).T
+        model.predictor.classifier.weight.copy_(weight)
+        model.predictor.classifier.bias.copy_(-weight @ mean)
+    return model
+
+
+@pytest.fixture(scope='module')
+def folder(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp('exports') / 'tiny'
+    export_model(model, folder, labels=['alpha', 'beta', 'gamma', 'delta', 'epsilon'])
+    return folder
+
+
+@pytest.fixture
+def runner(folder):
+    return OnnxDRNet(folder, threads=1)
+
+
+@pytest.fixture(scope='module')
+def photos(model):
+    """The example photographs as the package prepares them, (12, 3, 64, 64)."""
+    return torch.stack([image_loader(model)(path) for path in PHOTOS])
+
+
+@pytest.fixture
+def copied(folder, tmp_path):
+    """A copy to do harm to."""
+    return shutil.copytree(folder, tmp_path / 'copy')
+
+
+def rewrite_manifest(folder, **changes):
+    """Change a manifest as a faithful export would have written it."""
+    path = folder / 'manifest.json'
+    manifest = {**json.loads(path.read_text()), **changes}
+    manifest['sha256'] = manifest_digest(manifest)
+    path.write_text(json.dumps(manifest))
+
+
+# Equal to the model.
+
+
+@torch.no_grad()
+def test_photographs_get_the_same_choices_and_logits(model, runner, photos):
+    expected = model.predict_resolution(photos)
+    assert expected.tolist() == [0, 1, 2] * 4
+    choice = runner.predict_resolution(photos.numpy())
+    assert choice.dtype == np.int64
+    assert choice.tolist() == expected.tolist()
+    logits = runner(photos.numpy())
+    assert logits.dtype == np.float32
+    np.testing.assert_allclose(logits, model(photos).numpy(), rtol=0, atol=1e-5)
+    assert np.ptp(logits, axis=0).min() > 1e-2  # they differ from image to image
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('size', [32, 64, 150])
+def test_images_of_any_size(model, runner, images, size):
+    x = images(5, size)
+    choices = torch.tensor([2, 0, 1, 0, 2])
+    for choice in (0, 1, np.int64(2), choices):
+        at = choice.numpy() if torch.is_tensor(choice) else choice
+        choice = choice if torch.is_tensor(choice) else int(choice)
+        np.testing.assert_allclose(
+            runner.forward_at(x.numpy(), at), model.forward_at(x, choice).numpy(), rtol=0, atol=1e-4)
+    assert runner.predict_resolution(x.numpy()).tolist() == model.predict_resolution(x).tolist()
+
+
+@torch.no_grad()
+def test_one_image_and_half_precision(model, runner, photos):
+    np.testing.assert_allclose(runner(photos[4:5].numpy()), model(photos[4:5]).numpy(), rtol=0, atol=1e-5)
+    half = photos.half().float()
+    np.testing.assert_array_equal(runner(photos.half().numpy()), runner(half.numpy()))
+
+
+def test_pretrain_stage_runs_at_the_largest(runner, copied, photos):
+    files = json.loads((copied / 'manifest.json').read_text())['files']
+    rewrite_manifest(copied, stage='pretrain', files={**files, 'predictor': None})
+    (copied / 'predictor.onnx').unlink()
+    pretrained = OnnxDRNet(copied, threads=1)
+    x = photos[:3].numpy()
+    assert pretrained.predict_resolution(x).tolist() == [0, 0, 0]
+    np.testing.assert_array_equal(pretrained(x), runner.forward_at(x, 0))
+    (found, *_) = pretrained.classify(PHOTOS[:1])
+    assert (found.resolution, found.flops) == (64, pretrained.manifest['costs'][0]['backbone_flops'])
+
+
+def test_threads_share_a_runner(folder, images):
+    shared = OnnxDRNet(folder, micro_batch=2)
+    batches = [images(1 + seed % 5, 50 + seed, seed=seed).numpy() for seed in range(24)]
+    choices = [np.arange(len(x)) % 3 for x in batches]
+    alone = [OnnxDRNet(folder, micro_batch=2).forward_at(x, c) for x, c in zip(batches, choices, strict=True)]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(shared.forward_at, batches, choices))
+    for a, b in zip(alone, together, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
+
+
+# How batches are run.
+
+
+class Recorder:
+    """A session that remembers the shapes it was given."""
+
+    def __init__(self, session):
+        self.session = session
+        self.shapes = []
+
+    def get_inputs(self):
+        return self.session.get_inputs()
+
+    def run(self, outputs, inputs):
+        self.shapes += [x.shape for x in inputs.values()]
+        return self.session.run(outputs, inputs)
+
+
+def test_each_image_runs_once_and_batches_are_cut_evenly(folder, images):
+    x = images(13).numpy()
+    choice = np.array([0, 2, 2, 2, 0, 2, 2, 2, 2, 2, 2, 0, 0])
+    whole = OnnxDRNet(folder, micro_batch=13).forward_at(x, choice)
+    cut = OnnxDRNet(folder, micro_batch=4)
+    cut._branches = [Recorder(session) for session in cut._branches]
+    cut._predictor = Recorder(cut._predictor)
+    np.testing.assert_allclose(cut.forward_at(x, choice), whole, rtol=0, atol=1e-6)
+    assert [branch.shapes for branch in cut._branches] == [[(4, 3, 64, 64)], [], [(3, 3, 32, 32)] * 3]
+    cut.predict_resolution(x)
+    assert cut._predictor.shapes == [(4, 3, 40, 40), (3, 3, 40, 40), (3, 3, 40, 40), (3, 3, 40, 40)]
+
+
+@pytest.mark.parametrize(('size', 'new'), [(224, 168), (224, 112), (224, 128), (128, 96), (64, 48), (64, 40), (48, 48)])
+def test_resize_is_torch_s(images, size, new):
+    x = images(2, size)
+    expected = F.interpolate(x, (new, new), mode='bilinear', align_corners=False)
+    np.testing.assert_allclose(resize(x.numpy(), new), expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize('size', [1, 2, 33, 97, 320])
+@pytest.mark.parametrize('new', [1, 50, 224])
+def test_resize_at_odd_sizes(images, size, new):
+    x = images(1, size)
+    # In float32, torch's own results depend on the number of threads by 1e-4 of such noise, so float64 decides.
+    expected = F.interpolate(x.double(), (new, new), mode='bilinear', align_corners=False)
+    np.testing.assert_allclose(resize(x.numpy(), new), expected, rtol=0, atol=3e-4)
+
+
+# Images.
+
+
+def save(path, image, **kwargs):
+    image.save(path, **kwargs)
+    return path
+
+
+def scene(width=90, height=70):
+    """Colours and edges in every direction."""
+    y, x = np.mgrid[:height, :width]
+    return Image.fromarray(np.stack([x * 255 // width, (x * y) % 256, (y % 16) * 16], axis=-1).astype(np.uint8))
+
+
+@pytest.mark.parametrize('in_chans', [3, 1])
+@pytest.mark.parametrize('config', [
+    {},
+    {'crop_pct': 0.875, 'interpolation': 'bilinear'},
+    {'crop_pct': 0.8, 'crop_mode': 'squash'},
+    {'crop_pct': 0.9, 'crop_mode': 'border'},
+    {'crop_pct': 1.0, 'interpolation': 'lanczos', 'mean': (0.5,) * 3, 'std': (0.25, 0.2, 0.3)},
+])
+@pytest.mark.parametrize('size', [(90, 70), (70, 91), (64, 64), (33, 130), (31, 7), (71, 13)])
+def test_images_are_prepared_as_timm_prepares_them(runner, tmp_path, size, config, in_chans):
+    config = {**runner.manifest['preprocessing'], **config}
+    config.update(
+        input_size=(in_chans, *config['input_size'][1:]), mean=config['mean'][:in_chans], std=config['std'][:in_chans])
+    runner.manifest = {**runner.manifest, 'preprocessing': config}
+    image = scene(*size)
+    expected = create_transform(**config)(image.convert('RGB' if in_chans == 3 else 'L'))
+    for source in (image, save(tmp_path / 'x.png', image)):
+        prepared = runner.prepare(source)
+        assert prepared.dtype == np.float32
+        np.testing.assert_array_equal(prepared, expected.numpy())
+
+
+def odd_images():
+    image = scene()
+    grey = np.asarray(image.convert('L'))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    transparent = image.copy()
+    transparent.putalpha(Image.fromarray(np.tile(np.arange(90, dtype=np.uint8) * 2, (70, 1))))
+    lab = ImageCms.profileToProfile(
+        image, ImageCms.createProfile('sRGB'), ImageCms.createProfile('LAB'), outputMode='LAB')
+    return {
+        'photo.jpg': (image, {}), 'cmyk.jpg': (image.convert('CMYK'), {}), 'palette.png': (image.quantize(32), {}),
+        'bits.png': (image.convert('1'), {}), 'transparent.png': (transparent, {}), 'lab.tif': (lab, {}),
+        'grey_alpha.png': (transparent.convert('LA'), {}), 'turned.jpg': (image, {'exif': exif}),
+        'deep.png': (Image.fromarray(grey.astype(np.uint16) * 257), {}),
+        'float.tif': (Image.fromarray(grey.astype(np.float32) / 255), {}),
+        'bad_exif.png': (image, {'exif': b'Exif\0\0 no TIFF header'}),
+        'animation.gif': (image, {'save_all': True, 'append_images': [Image.new('RGB', image.size)]}),
+        'large.jpg': (image.resize((1500, 900), Image.Resampling.BICUBIC), {}),
+        'endless.png': (Image.new('L', (1, 50_000), 200), {}), 'long.png': (scene(3000, 40), {}),
+    }
+
+
+@pytest.mark.parametrize('name', odd_images())
+def test_odd_files_are_read_as_the_package_reads_them(model, runner, tmp_path, name):
+    image, options = odd_images()[name]
+    path = save(tmp_path / name, image, **options)
+    np.testing.assert_array_equal(runner.prepare(path), image_loader(model)(path).numpy())
+    in_memory = runner.prepare(Image.open(path))
+    if name != 'large.jpg':  # a file is decoded small, an image is what it is
+        np.testing.assert_array_equal(in_memory, runner.prepare(path))
+    else:
+        np.testing.assert_allclose(in_memory, runner.prepare(path), rtol=0, atol=0.2)
+
+
+def test_grey_models_read_grey(runner, tmp_path):
+    config = {**runner.manifest['preprocessing'], 'input_size': (1, 64, 64), 'mean': (0.5,), 'std': (0.5,)}
+    runner.manifest = {**runner.manifest, 'preprocessing': config}
+    path = save(tmp_path / 'x.png', scene(64, 64))
+    expected = np.asarray(open_image(path, 'L')) / 127.5 - 1
+    runner.manifest['preprocessing']['crop_pct'] = 1.0
+    np.testing.assert_allclose(runner.prepare(path), expected[None], atol=1e-6)
+    config['input_size'] = (4, 64, 64)
+    with pytest.raises(ValueError, match='4 channels'):
+        runner.prepare(path)
+
+
+@pytest.mark.parametrize(('content', 'reason'), [
+    (b'', 'not an image'), (b'hello', 'not an image'), (PHOTOS[0].read_bytes()[:3000], 'truncated'), (None, 'No such'),
+])
+def test_unreadable_files_are_named(runner, tmp_path, content, reason):
+    path = tmp_path / 'x.jpg'
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UnreadableImageError, match=reason) as info:
+        runner.prepare(path)
+    assert str(path) in str(info.value)
+
+
+def test_bombs_are_refused(runner, tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 5000)
+    with pytest.raises(UnreadableImageError, match=r'6300 pixels.*scale'):
+        runner.prepare(save(tmp_path / 'x.png', scene()))
+
+
+def test_classify_is_what_predict_says(model, runner):
+    expected = predict_images(model, PHOTOS, runner.labels, topk=2).images
+    found = runner.classify(PHOTOS, topk=2, batch_size=5)
+    assert [item.labels for item in found] == [item.labels for item in expected]
+    assert [item.resolution for item in found] == [item.resolution for item in expected]
+    assert [item.flops for item in found] == [item.flops for item in expected]
+    np.testing.assert_allclose(
+        [item.probabilities for item in found], [item.probabilities for item in expected], rtol=0, atol=1e-5)
+    assert runner.classify(iter(map(Image.open, PHOTOS)), topk=2) == runner.classify(map(runner.prepare, PHOTOS), 2)
+    assert runner.classify(PHOTOS[0]) == runner.classify([str(PHOTOS[0])])
+    assert runner.classify([]) == []
+    assert len(runner.classify(PHOTOS[0], topk=100)[0].labels) == 5
+
+
+def test_classify_refuses_what_makes_no_sense(runner, photos):
+    for name in ('topk', 'batch_size'):
+        with pytest.raises(ValueError, match=f'{name} 0'):
+            runner.classify(PHOTOS, **{name: 0})
+    with pytest.raises(ValueError, match='not finite'):
+        runner.classify([np.full_like(photos[0].numpy(), np.nan)])
+    runner.labels = ()
+    with pytest.raises(ValueError, match='no classifier'):
+        runner.classify(PHOTOS)
+
+
+# Bad input.
+
+
+def test_bad_images_and_choices(runner, photos):
+    x = photos[:2].numpy()
+    for bad in (x[0], x[:0], x[:, :, :, 1:], x[:, :1], (x * 50).astype(np.uint8), np.empty((2, 3, 0, 0), np.float32)):
+        for call in (runner, runner.predict_resolution, lambda x: runner.forward_at(x, 0)):
+            with pytest.raises(ValueError, match='Invalid input'):
+                call(bad)
+    for choice in (3, -1, np.array([0, 3]), np.array([0]), np.array([[0, 1]]), np.array([0.0, 1.0])):
+        with pytest.raises(ValueError, match='Invalid choice'):
+            runner.forward_at(x, choice)
+
+
+def test_bad_arguments(folder):
+    for name in ('threads', 'micro_batch'):
+        with pytest.raises(ValueError, match=f'{name} 0'):
+            OnnxDRNet(folder, **{name: 0})
+    for providers in ([], ['NoExecutionProvider'], ['CPUExecutionProvider', 'NoExecutionProvider']):
+        with pytest.raises(ValueError, match=r'Invalid providers .*: this ONNX Runtime has .*CPUExecutionProvider'):
+            OnnxDRNet(folder, providers)
+
+
+def test_providers_that_do_not_start(folder, images, monkeypatch):
+    import onnxruntime
+
+    with_options = OnnxDRNet(folder, [('CPUExecutionProvider', {'use_arena': '0'})])
+    assert with_options(images(1).numpy()).shape == (1, 5)
+    monkeypatch.setattr(onnxruntime.InferenceSession, 'get_providers', lambda self: ['OtherExecutionProvider'])
+    with pytest.raises(ValueError, match='CPUExecutionProvider does not start'):
+        OnnxDRNet(folder, ['CPUExecutionProvider'])
+
+
+def test_missing_onnxruntime(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'onnxruntime', None)
+    with pytest.raises(ImportError, match=r'pip install "timm-drnet\[onnx\]"'):
+        OnnxDRNet(folder)
+
+
+def edit_manifest(**changes):
+    def harm(folder):
+        path = folder / 'manifest.json'
+        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+    return harm
+
+
+def flip_byte(folder):
+    path = folder / 'branch_48.onnx'
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def truncate(folder):
+    path = folder / 'branch_64.onnx'
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def replace_with_garbage(folder):
+    files = json.loads((folder / 'manifest.json').read_text())['files']
+    files['predictor'].update(size=7, sha256=hashlib.sha256(b'garbage').hexdigest())
+    (folder / 'predictor.onnx').write_bytes(b'garbage')
+    rewrite_manifest(folder, files=files)
+
+
+@pytest.mark.parametrize(('harm', 'told'), [
+    (shutil.rmtree, r'manifest\.json: No such file.*give a folder written by "timm-drnet export"'),
+    (lambda folder: (folder / 'manifest.json').unlink(), r'manifest\.json: No such file.*give a folder'),
+    (lambda folder: (folder / 'manifest.json').write_text('{'), r'manifest\.json: not JSON .*export the model again'),
+    (lambda folder: (folder / 'manifest.json').write_bytes(b'\xff\x00'), r'manifest\.json: not JSON'),
+    (lambda folder: (folder / 'manifest.json').write_text('[1]'), r'manifest\.json: not of an export; give a folder'),
+    (edit_manifest(format='other'), r'manifest\.json: not of an export; give a folder'),
+    (edit_manifest(format_version=2), r'manifest\.json: of format 2, .*knows 1; use the onnx_runner\.py in'),
+    (edit_manifest(labels=list('abcde')), r'manifest\.json: changed since the export; copy it anew'),
+    (edit_manifest(sha256=None), r'manifest\.json: changed since'),
+    (lambda folder: rewrite_manifest(folder, runtime='torch'), r'--format torch; load it with timm_drnet\.Exported'),
+    (lambda folder: (folder / 'branch_32.onnx').unlink(), r'branch_32\.onnx: No such file.*not complete: copy all'),
+    (flip_byte, r'branch_48\.onnx: not the file that manifest\.json describes.*copy it anew'),
+    (truncate, r'branch_64\.onnx: not the file that manifest\.json describes.*copy it anew'),
+    (replace_with_garbage, r'predictor\.onnx: ONNX Runtime \S+ cannot load it .*--opset'),
+])
+def test_harmed_folders_are_refused(copied, harm, told):
+    harm(copied)
+    with pytest.raises(InvalidExportError, match=told) as info:
+        OnnxDRNet(copied)
+    assert len(str(info.value).splitlines()) == 1
+
+
+# Alone.
+
+
+def test_it_imports_nothing_of_the_package():
+    tree = ast.parse(Path(onnx_runner.__file__).read_text(encoding='utf-8'))
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    names |= {'.' * node.level + (node.module or '') for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert {name.partition('.')[0] for name in names} - sys.stdlib_module_names == {'numpy', 'PIL', 'onnxruntime'}
+
+
+def run_alone(script, *arguments):
+    """Run a script where nothing of PyTorch can be imported."""
+    hidden = ('torch', 'torchvision', 'timm', 'timm_drnet')
+    code = (
+        'import runpy, sys\n'
+        f'sys.modules.update(dict.fromkeys({hidden}))\n'
+        'sys.argv = sys.argv[1:]\n'
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n")
+    return subprocess.run(
+        [sys.executable, '-c', code, str(script), *map(str, arguments)], capture_output=True, text=True, check=False)
+
+
+def test_it_runs_where_pytorch_cannot_be_imported(folder, model, tmp_path):
+    broken = tmp_path / 'broken.jpg'
+    broken.write_bytes(b'no image')
+    done = run_alone(folder / 'onnx_runner.py', *PHOTOS[:3], broken, '--json', '--topk', 3, '--threads', 1)
+    assert done.returncode == 1
+    assert f'skipped {broken}: not an image' in done.stderr
+    found = json.loads(done.stdout)
+    labels = ('alpha', 'beta', 'gamma', 'delta', 'epsilon')
+    expected = predict_images(model, PHOTOS[:3], labels, topk=3).images
+    for item, image in zip(found, expected, strict=True):
+        assert (item['path'], item['resolution'], item['flops']) == (str(image.path), image.resolution, image.flops)
+        assert tuple(item['labels']) == image.labels
+        assert item['probabilities'] == pytest.approx(image.probabilities, abs=1e-5)
+
+
+def test_package_imports_without_onnxruntime():
+    code = (
+        "import sys; sys.modules['onnxruntime'] = None; import timm_drnet\n"
+        "try: timm_drnet.OnnxDRNet('.')\n"
+        'except ImportError as error: print(error)')
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    assert 'pip install "timm-drnet[onnx]"' in done.stdout
+
+
+def test_command_line(runner, folder, capsys):
+    assert onnx_runner.main([*map(str, PHOTOS[:2]), '--folder', str(folder), '--batch-size', '1']) == 0
+    expected = runner.classify(PHOTOS[:2])
+    assert capsys.readouterr().out.splitlines() == [
+        f'{path}  {item.resolution} px  {item.labels[0]} {item.probabilities[0]:.1%}'
+        for path, item in zip(PHOTOS, expected, strict=False)]
+
+
+@pytest.mark.parametrize(('arguments', 'told'), [
+    (['--folder', 'nowhere'], 'manifest.json: No such file'),
+    (['--topk', '0'], 'topk 0'),
+    (['--batch-size', '0'], 'batch_size 0'),
+    (['--threads', '-1'], 'threads -1'),
+    (['--provider', 'warp'], "providers ['warp']"),
+])
+def test_command_line_refuses_bad_input_in_one_line(folder, capsys, arguments, told):
+    assert onnx_runner.main([str(PHOTOS[0]), '--folder', str(folder), *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ''
+    assert told in err
+    assert len(err.splitlines()) == 1

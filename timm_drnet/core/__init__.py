@@ -1,0 +1,1 @@
+"""The paper: resolution-aware norms, the predictor and its choice, routing, and the network made of them."""

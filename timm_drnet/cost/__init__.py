@@ -1,0 +1,1 @@
+"""What a resolution costs, in FLOPs and in milliseconds, and the dial that trades cost against accuracy."""

@@ -1,0 +1,1 @@
+"""Inference: folded models, exported programs, and the runners of both."""

@@ -1,0 +1,317 @@
+"""Deployment: a DRNet for inference, with norms folded into convolutions and batches cut to fit the processor's caches.
+
+Every resolution has norms of its own, so folding them gives every resolution convolutions of its own. That is what the
+speed costs: as many sets of them in memory as there are candidates.
+"""
+
+import copy
+import math
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from ..core.norm import resize
+from ..core.routing import check_choices, check_images, route
+from .compilation import never_compiled
+from .folding import fold_norms
+from .onednn import FusedConv, fuse_convs
+
+if TYPE_CHECKING:
+    from ..core.drnet import DRNet
+
+_CUTS = (8, 16, 4, 32, 2)  # the first of those that are about equally fast is taken
+_LONGEST_PIECE = 0.25  # seconds: what a piece costs however few its images are is far less, so larger ones gain nothing
+_ROUNDS = 3
+_IN_A_ROW = 3  # the first piece after one of another size pays for memory that those after it find in place
+_TIE = 0.05  # a difference that may be chance
+
+
+class DeployedDRNet(nn.Module):
+    """A DRNet for inference, made by `DRNet.deploy`; it can be neither trained nor changed.
+
+    It never records gradients, and its results are ordinary tensors. Any number of threads can use it. After a move to
+    another device or data type it looks for the cuts anew; for another number of threads, call `calibrate`.
+
+    Args:
+        predictor: From (B, C, S, S) to (B, M) scores.
+        branches: One for each candidate, from (B, C, r, r) to (B, num_classes).
+        model: The model that they come from.
+    """
+
+    def __init__(self, predictor: nn.Module, branches: Sequence[nn.Module], model: 'DRNet') -> None:
+        super().__init__()
+        self.predictor = predictor
+        self.branches = nn.ModuleList(branches)
+        self.resolutions = model.resolutions
+        """Candidate sides in pixels, largest first."""
+        self.predictor_size = model.predictor_size
+        """Side in pixels at which the predictor sees the image."""
+        self.stage = model.stage
+        """In ``pretrain`` the predictor is not in use, and every image runs at the largest resolution."""
+        self.in_chans = model.in_chans
+        """Channels of the images."""
+        self.num_classes = model.num_classes
+        """Number of logits, 0 without a classifier."""
+        self.pretrained_cfg: Any = copy.deepcopy(getattr(model, 'pretrained_cfg', {}))
+        """timm's configuration of the model, such as how its images are prepared."""
+        self.calibrated = False
+        """Whether the cuts were measured."""
+        self.micro_batch = (0,) * len(branches)
+        """Images that run at once at each resolution, 0 for any number."""
+        self.predictor_micro_batch = 0
+        """Images that the predictor sees at once, 0 for any number."""
+        super().train(False)
+        self._choose_layout()
+
+    def branch(self, index: int) -> nn.Module:
+        """The backbone at one candidate resolution. It does not resize; give it images of ``resolutions[index]``.
+
+        Args:
+            index: The candidate.
+
+        Returns:
+            A module from (B, in_chans, r, r) to (B, num_classes).
+
+        Raises:
+            ValueError: If there is no such candidate.
+        """
+        return self.branches[self._check_index(index)]
+
+    @never_compiled
+    @torch.no_grad()
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Classify each image at the resolution predicted for it.
+
+        Args:
+            x: Images, (B, in_chans, S, S), of any size S.
+
+        Returns:
+            Logits, (B, num_classes), or pooled embeddings without a classifier. In the pretrain stage those of the
+            largest resolution.
+
+        Raises:
+            ValueError: If x is not a batch of square images.
+        """
+        check_images(x)
+        if self.stage == 'pretrain':
+            return self._run(0, x)
+        return self._route(x, self._predict(x))
+
+    @never_compiled
+    @torch.no_grad()
+    def predict_resolution(self, x: torch.Tensor) -> torch.Tensor:
+        """Choose a candidate for each image.
+
+        Args:
+            x: Images, (B, in_chans, S, S).
+
+        Returns:
+            Indices into ``resolutions``, (B,) int64; all 0 in the pretrain stage.
+
+        Raises:
+            ValueError: If x is not a batch of square images.
+        """
+        check_images(x)
+        if self.stage == 'pretrain':
+            return torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        return self._predict(x)
+
+    @never_compiled
+    @torch.no_grad()
+    def forward_at(self, x: torch.Tensor, choice: int | torch.Tensor) -> torch.Tensor:
+        """Classify at given resolutions, without the predictor.
+
+        Args:
+            x: Images, (B, in_chans, S, S).
+            choice: Index into ``resolutions`` for all images, or one for each, (B,) integers.
+
+        Returns:
+            Logits, (B, num_classes).
+
+        Raises:
+            ValueError: If x is not a batch of square images, or a choice is not a candidate.
+        """
+        check_images(x)
+        if isinstance(choice, int):
+            return self._run(self._check_index(choice), x)
+        return self._route(x, check_choices(choice, len(x)))
+
+    @torch.no_grad()
+    def calibrate(self) -> None:
+        """Measure in how large pieces batches run fastest here, at every resolution, and cut them so from now on.
+
+        On a processor, the activations of a large batch do not fit its caches. An accelerator is not measured: it needs
+        large batches, and gets them whole.
+        """
+        self.calibrated = True
+        if self._weight().device.type != 'cpu':
+            self.micro_batch, self.predictor_micro_batch = (0,) * len(self.branches), 0
+            return
+        self.micro_batch = tuple(
+            _fastest_cut(branch, self._images(1, r)) for branch, r in zip(self.branches, self.resolutions, strict=True))
+        self.predictor_micro_batch = _fastest_cut(self.predictor, self._images(1, self.predictor_size))
+
+    def memory(self) -> int:
+        """Bytes that all weights take, those that branches have in common counted once."""
+        convs = [m for m in self.modules() if isinstance(m, FusedConv)]
+        theirs = {id(t) for conv in convs for t in conv.parameters()}
+        others = [t for t in (*self.parameters(), *self.buffers()) if id(t) not in theirs]
+        return sum(conv.memory() for conv in convs) + sum(t.numel() * t.element_size() for t in others)
+
+    def train(self, mode: bool = True) -> 'DeployedDRNet':
+        """Stay in eval mode.
+
+        Raises:
+            RuntimeError: If asked to train.
+        """
+        if mode:
+            raise RuntimeError('A deployed DRNet is for inference: train the model that it was made from.')
+        return super().train(False)
+
+    def __repr__(self) -> str:
+        """Say what was chosen; the graphs are printed by ``branch(j)``."""
+        return (
+            f'{type(self).__name__}(resolutions={self.resolutions}, micro_batch={self.micro_batch},'
+            f' predictor_micro_batch={self.predictor_micro_batch}, memory={self.memory() / 1e6:.1f} MB)')
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> 'DeployedDRNet':
+        weight = self._weight()
+        before = (weight.device, weight.dtype)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        weight = self._weight()
+        if (weight.device, weight.dtype) != before and not weight.is_meta:
+            self._choose_layout()
+            if self.calibrated:
+                self.calibrate()
+        return self
+
+    def _predict(self, x: torch.Tensor) -> torch.Tensor:
+        pieces = _pieces(x, self.predictor_micro_batch)
+        return torch.cat([self.predictor(resize(piece, self.predictor_size)) for piece in pieces]).argmax(dim=1)
+
+    def _run(self, index: int, x: torch.Tensor, images: torch.Tensor | None = None) -> torch.Tensor:
+        """Some images, or all, at one candidate resolution; each piece is taken together only when its turn comes."""
+        branch, size, cut = self.branches[index], self.resolutions[index], self.micro_batch[index]
+        if images is None or len(images) == len(x):
+            outputs = [branch(resize(piece, size)) for piece in _pieces(x, cut)]
+        else:
+            outputs = [branch(resize(x.index_select(0, piece), size)) for piece in _pieces(images, cut)]
+        return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
+
+    def _route(self, x: torch.Tensor, choice: torch.Tensor) -> torch.Tensor:
+        # What is routed is the images' numbers.
+        images = torch.arange(len(x), device=choice.device)
+        return route(images, choice, len(self.resolutions), lambda j, part: self._run(j, x, part))[0]
+
+    def _weight(self) -> torch.Tensor:
+        return next(self.parameters())
+
+    def _images(self, n: int, size: int) -> torch.Tensor:
+        return _random_images(self.in_chans, self._weight(), n, size)
+
+    @torch.no_grad()
+    def _choose_layout(self) -> None:
+        """Channels last around oneDNN's convolutions, which know no other; elsewhere what is faster, measured."""
+        self.to(memory_format=torch.channels_last)
+        if any(m.runs_fused for m in self.modules() if isinstance(m, FusedConv)):
+            return
+        seconds = []
+        for layout in (torch.channels_last, torch.contiguous_format):
+            self.to(memory_format=layout)
+            x = self._images(8, self.resolutions[0])
+            seconds.append(min(_seconds(self.branches[0], x) for _ in range(_ROUNDS)))
+        if seconds[0] < seconds[1]:
+            self.to(memory_format=torch.channels_last)
+
+    def _check_index(self, index: int) -> int:
+        if not 0 <= index < len(self.resolutions):
+            raise ValueError(
+                f'Invalid choice {index}: there are {len(self.resolutions)} candidates, counted from 0.')
+        return index
+
+
+@torch.no_grad()
+def deploy(model: 'DRNet', micro_batch: int | None = None, share_weights: bool = False) -> DeployedDRNet:
+    """Make the inference model of a DRNet; see `DRNet.deploy`."""
+    if micro_batch is not None and (type(micro_batch) is not int or micro_batch < 0):
+        raise ValueError(
+            f'Invalid micro_batch {micro_batch}: use a number of images, 0 for any number, or None to measure it.')
+    if any(p.is_meta for p in model.parameters()):
+        raise ValueError('The model is on the meta device: give it weights before it is deployed.')
+    weight = next(model.parameters())
+    with torch.autocast(weight.device.type, enabled=False):  # what is measured and compared here is the model itself
+        deployed = _fold(model, share_weights, partial(_random_images, model.in_chans, weight))
+        if micro_batch is None:
+            deployed.calibrate()
+        else:
+            deployed.micro_batch = (micro_batch,) * len(model.resolutions)
+            deployed.predictor_micro_batch = micro_batch
+    return deployed
+
+
+def _fold(model: 'DRNet', share_weights: bool, images: Callable[[int, int], torch.Tensor]) -> DeployedDRNet:
+    """Fold the predictor and all branches, and make sure that nothing else has changed."""
+    memo: dict[int, Any] = {}
+    made: dict[Any, FusedConv] = {}
+
+    def fold(module: nn.Module, size: int, into_convs: bool = True) -> nn.Module:
+        folded = fold_norms(module, into_convs, memo)
+        fuse_convs(folded, images(2, size), made)
+        return folded
+
+    if model.resolution_aware_norm:
+        branches = [fold(model.branch(j), r, not share_weights) for j, r in enumerate(model.resolutions)]
+    else:  # nothing differs between them
+        branches = [fold(model.branch(0), model.resolutions[0])] * len(model.resolutions)
+    priced = model.priced_predictor()
+    predictor = fold(priced, model.predictor_size)
+    deployed = DeployedDRNet(predictor, branches, model)
+    _check_same(predictor, priced, images(2, model.predictor_size))
+    for j, (branch, r) in enumerate(zip(branches, model.resolutions, strict=True)):
+        _check_same(branch, model.branch(j), images(2, r))
+    return deployed
+
+
+def _pieces(x: torch.Tensor, cut: int) -> tuple[torch.Tensor, ...]:
+    """Pieces of at most ``cut`` as equal as can be, so that none is a lone image: that one would take longest."""
+    return x.tensor_split(-(-len(x) // cut)) if cut else (x,)
+
+
+def _fastest_cut(module: nn.Module, image: torch.Tensor) -> int:
+    """The number of images at which a module needs least time for each, or another that is about as good."""
+    _seconds(module, image)  # the first run prepares what later ones find
+    limit = _LONGEST_PIECE / _seconds(module, image)
+    seconds = {n: math.inf for n in _CUTS if n <= max(limit, 4)}
+    for _ in range(_ROUNDS):  # a disturbance hits all alike
+        for n in seconds:
+            images = image.repeat(n, 1, 1, 1)
+            for _ in range(_IN_A_ROW):
+                seconds[n] = min(seconds[n], _seconds(module, images) / n)
+    return next(n for n in seconds if seconds[n] <= (1 + _TIE) * min(seconds.values()))
+
+
+def _seconds(module: nn.Module, x: torch.Tensor) -> float:
+    start = time.perf_counter()
+    float(module(x).sum())  # waits for the device
+    return time.perf_counter() - start
+
+
+def _random_images(channels: int, like: torch.Tensor, n: int, size: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)  # the user's random numbers are not spent on it
+    return torch.rand(n, channels, size, size, generator=generator).to(like.device, like.dtype)
+
+
+def _check_same(folded: nn.Module, module: nn.Module, x: torch.Tensor) -> None:
+    """Make sure of a model of any make that what was left out of its graph, or reparameterized, changes nothing."""
+    tensors = {id(t): t for t in (*module.parameters(), *module.buffers())}
+    expected = copy.deepcopy(module, tensors).eval()(x)
+    scale = float(expected.abs().max())
+    error = float((folded(x) - expected).abs().max())
+    if math.isfinite(scale) and not error <= 10 * math.sqrt(torch.finfo(x.dtype).eps) * scale:
+        raise RuntimeError(
+            f'{type(module).__name__} cannot be deployed: with its norms folded, the result differs by {error:.2g},'
+            f' where the largest value is {scale:.2g}. Use the model as it is.')

@@ -1,0 +1,252 @@
+"""Export: a folder that holds the predictor and every branch as a program of its own, and what runs them.
+
+The routing depends on the data, and one graph of everything would run every branch on every image. It stays outside:
+in `OnnxDRNet` for ONNX Runtime, in `ExportedDRNet` for ``torch.export``.
+"""
+
+import copy
+import importlib.metadata
+import importlib.util
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from ..core.drnet import DRNet
+from ..cost.flops import cost_table
+from ..data.labels import class_labels
+from ..data.output_folder import check_output_folder, staged
+from ..data.reading import data_config
+from ..deploy import onnx_runner
+from .exported import load_program
+from .folding import fold_norms
+
+FORMATS = ('onnx', 'torch')
+
+_SUFFIXES = {'onnx': '.onnx', 'torch': '.pt2'}
+_PACKAGES = ('onnx', 'onnxscript', 'onnxruntime')
+_FIRST_OPSET = 18
+"""Of PyTorch's exporter; asked for an older one, it writes this one all the same."""
+_TOLERANCE = 1e-3
+"""How much the outputs of an exported program may differ from the model's, as a fraction of the largest."""
+
+
+class ExportError(Exception):
+    """A model that cannot be exported; the message names the part of it and the reason."""
+
+
+def export_model(
+        model: DRNet,
+        out: str | os.PathLike[str],
+        format: str = 'onnx',
+        opset: int | None = None,
+        labels: Sequence[str] | None = None,
+        name: str | None = None,
+        license: str | None = None,
+        progress: bool = False,
+) -> dict[str, Any]:
+    """Write a folder from which a DRNet runs without its Python code.
+
+    It holds a program for the predictor, at its own size, and one for each branch, at its resolution, all for batches
+    of any size; ``manifest.json``, which describes them; and for ONNX ``onnx_runner.py``. The norms are folded into the
+    convolutions, so each branch has weights of its own. The predictor is left out in the pretrain stage, which does not
+    use it.
+
+    Every program is run and compared with the model. The folder appears when it is complete, or not at all.
+
+    Args:
+        model: A DRNet on any device. It is exported in eval mode and float32, and stays as it is.
+        out: The folder to write, which must not exist or be empty.
+        format: ``onnx``, or ``torch`` for programs of ``torch.export``, which `ExportedDRNet` runs.
+        opset: Version of ONNX's operators, or None for the one that PyTorch prefers.
+        labels: One for each class, or None for `class_labels`.
+        name: Name of the model. Default: the one in its configuration.
+        license: Licence of the weights, to be recorded.
+        progress: Whether to show a progress bar, if stderr is a terminal.
+
+    Returns:
+        The content of the manifest.
+
+    Raises:
+        ExportError: If a part of the model does not export, or not to the same outputs.
+        ImportError: If a package is missing.
+        OSError: If the folder cannot be written.
+        ValueError: If an argument is out of range.
+    """
+    target = check_target(out, format, opset)
+    if labels is None:
+        labels = class_labels(model) if model.num_classes else ()
+    if len(labels) != model.num_classes:
+        raise ValueError(f'{len(labels)} labels for a model of {model.num_classes} classes: give one for each class.')
+
+    with staged(target) as folder:
+        files: dict[str, dict[str, Any]] = {}
+        parts = _parts(model)
+        for part in tqdm(parts, desc='export', unit='file', leave=False, disable=None if progress else True):
+            get_module, side = parts[part]
+            files[part] = _write_part(folder, part, get_module(), (model.in_chans, side, side), format, opset)
+        manifest = {
+            'format': onnx_runner.FORMAT,
+            'format_version': onnx_runner.FORMAT_VERSION,
+            'runtime': format,
+            'model': name or _name(model),
+            'license': license,
+            'stage': model.stage,
+            'resolutions': model.resolutions,
+            'predictor_size': model.predictor_size,
+            'in_chans': model.in_chans,
+            'num_classes': model.num_classes,
+            'labels': [str(label) for label in labels],
+            'preprocessing': data_config(model),
+            'costs': [asdict(row) for row in cost_table(model)],
+            'cost_weight': model.cost_weight,  # the dial; it is inside the predictor's file
+            'files': {'predictor': files.pop('predictor', None), 'branches': list(files.values())},
+            'versions': {
+                package: importlib.metadata.version(package)
+                for package in ('timm-drnet', 'timm', 'torch', *(_PACKAGES if format == 'onnx' else ()))},
+        }
+        manifest = dict(json.loads(json.dumps(manifest)))  # as it will be read: lists instead of tuples
+        manifest['sha256'] = onnx_runner.manifest_digest(manifest)
+        (folder / onnx_runner.MANIFEST).write_text(json.dumps(manifest, indent=2) + '\n', encoding='utf-8')
+        if format == 'onnx':
+            shutil.copyfile(onnx_runner.__file__, folder / 'onnx_runner.py')
+    return manifest
+
+
+def check_target(out: str | os.PathLike[str], format: str = 'onnx', opset: int | None = None) -> Path:
+    """Check the arguments of `export_model` that can be checked without a model.
+
+    Args:
+        out: As there.
+        format: As there.
+        opset: As there.
+
+    Returns:
+        The absolute path of the folder.
+
+    Raises:
+        ImportError: If a package is missing.
+        ValueError: If an argument is out of range.
+    """
+    if format not in FORMATS:
+        raise ValueError(f'Invalid format {format!r}: use one of {", ".join(map(repr, FORMATS))}.')
+    missing = [package for package in _PACKAGES if importlib.util.find_spec(package) is None]
+    if format == 'onnx' and missing:
+        raise ImportError(f'Exporting to ONNX needs {", ".join(missing)}: pip install "timm-drnet[onnx]"')
+    if opset is not None and (format != 'onnx' or not _FIRST_OPSET <= opset <= _last_opset()):
+        raise ValueError(
+            f'Invalid opset {opset}: use format onnx and a version from {_FIRST_OPSET} to the newest that the installed'
+            ' onnx knows.')
+    return check_output_folder(out)
+
+
+def _parts(model: DRNet) -> dict[str, tuple[Callable[[], nn.Module], int]]:
+    """What is exported: by name, how to get it and the side of its images."""
+    parts: dict[str, tuple[Callable[[], nn.Module], int]] = {}
+    if model.stage == 'joint':
+        parts['predictor'] = model.priced_predictor, model.predictor_size
+    for j, side in enumerate(model.resolutions):
+        parts[f'branch_{side}'] = partial(model.branch, j), side
+    return parts
+
+
+def _write_part(
+        folder: Path,
+        part: str,
+        module: nn.Module,
+        shape: tuple[int, int, int],
+        format: str,
+        opset: int | None,
+) -> dict[str, Any]:
+    """Write one program, check it, and describe its file."""
+    module = copy.deepcopy(module).to('cpu', torch.float32).eval()  # so that folding does not round to half precision
+    x = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = module(x)
+    if expected.ndim != 2:
+        raise ExportError(
+            f'{part} gives feature maps, {tuple(expected.shape)}, whose size depends on the resolution: restore pooling'
+            " with model.reset_classifier(n, 'avg').")
+    path = folder / f'{part}{_SUFFIXES[format]}'
+    try:
+        folded = fold_norms(module).eval()
+        if format == 'onnx':
+            _write_onnx(folded, x[:2], path, opset)
+        else:
+            _write_program(folded, x[:2], path)
+        content = path.read_bytes()
+        run = _onnx_program(content) if format == 'onnx' else load_program(content)
+        pairs = [(run(x), expected), (run(x[:1]), expected[:1])]
+    except (ExportError, OSError):
+        raise
+    except Exception as error:  # exporters raise almost anything
+        raise ExportError(f'{part} does not export: {_reason(error)}') from error
+    for output, wanted in pairs:
+        if output.shape != wanted.shape:
+            raise ExportError(f'{path.name} gives {tuple(output.shape)} where {part} gives {tuple(wanted.shape)}.')
+        difference, largest = (output - wanted).abs().max(), wanted.abs().max()
+        if not difference <= _TOLERANCE * largest:  # a difference may also be no number
+            raise ExportError(
+                f'{path.name} does not do what {part} does: outputs of up to {largest:.2g} differ by {difference:.2g}.')
+    return {'name': path.name, 'side': shape[-1], 'size': len(content), 'sha256': sha256(content).hexdigest()}
+
+
+def _write_onnx(module: nn.Module, x: torch.Tensor, path: Path, opset: int | None) -> None:
+    program = torch.onnx.export(
+        module,
+        (x,),
+        input_names=['images'],
+        output_names=['scores'],
+        opset_version=opset,
+        dynamo=True,
+        dynamic_shapes=({0: torch.export.Dim('batch')},),
+        optimize=True,
+        verbose=False,
+    )
+    proto = program.model_proto  # type: ignore[union-attr]  # None only without dynamo
+    (used,) = (entry.version for entry in proto.opset_import if not entry.domain)
+    if opset not in (None, used):  # the exporter takes another one with no more than a warning
+        raise ExportError(f'{path.stem} does not export to opset {opset}; use opset {used}.')
+    graph = proto.graph
+    for described in (proto, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        del described.metadata_props[:]  # among it, the paths of this machine's Python files
+    path.write_bytes(proto.SerializeToString(deterministic=True))
+
+
+def _write_program(module: nn.Module, x: torch.Tensor, path: Path) -> None:
+    program = torch.export.export(module, (x,), dynamic_shapes=({0: torch.export.Dim('batch', min=1)},))
+    torch.export.save(program, path)
+
+
+def _onnx_program(content: bytes) -> Callable[[torch.Tensor], torch.Tensor]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(content, providers=['CPUExecutionProvider'])
+    return lambda x: torch.from_numpy(session.run(None, {'images': x.numpy()})[0])
+
+
+def _last_opset() -> int:
+    import onnx
+
+    return onnx.defs.onnx_opset_version()
+
+
+def _name(model: DRNet) -> str:
+    cfg = getattr(model, 'pretrained_cfg', None) or {}
+    return '.'.join(filter(None, (cfg.get('architecture'), cfg.get('tag')))) or type(model).__name__
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of the error at the root: those above it tell about the exporter."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

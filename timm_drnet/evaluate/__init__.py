@@ -1,0 +1,1 @@
+"""What a model's answers say about it: accuracy, predictions and speed."""

@@ -1,0 +1,137 @@
+"""Prediction: what is in some image files, at which resolution the model looked, and what that cost."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from ..core.drnet import DRNet
+from ..cost.flops import cost_table
+from ..data.labels import labels_for
+from ..data.reading import Unreadable, image_loader, read_batches
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says about one image."""
+
+    path: Path
+    """The file."""
+    labels: tuple[str, ...]
+    """The most probable labels, best first."""
+    probabilities: tuple[float, ...]
+    """Of the labels, between 0 and 1."""
+    resolution: int
+    """Side in pixels at which the image was classified."""
+    flops: int
+    """What was spent on it: the predictor, and the backbone at the resolution."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What the model says about all images, and what it costs."""
+
+    images: tuple[Prediction, ...]
+    """In the order of the files."""
+    unreadable: tuple[Unreadable, ...]
+    """Files that were skipped."""
+    costs: dict[int, int]
+    """FLOPs of one image at each candidate resolution, largest first: the predictor and the backbone."""
+    plain_flops: int
+    """FLOPs of one image for the plain backbone: at the largest resolution, without a predictor."""
+
+    @property
+    def flops(self) -> int:
+        """What was spent on all images."""
+        return sum(image.flops for image in self.images)
+
+    @property
+    def largest_flops(self) -> int:
+        """What the plain backbone would have spent on them."""
+        return len(self.images) * self.plain_flops
+
+    @property
+    def counts(self) -> dict[int, int]:
+        """Images at each candidate resolution, largest first."""
+        chosen = [image.resolution for image in self.images]
+        return {resolution: chosen.count(resolution) for resolution in self.costs}
+
+
+@torch.inference_mode()
+def predict_images(
+        model: DRNet,
+        paths: Sequence[str | Path],
+        labels: Sequence[str] | None = None,
+        topk: int = 1,
+        batch_size: int = 32,
+        progress: bool = False,
+) -> Predictions:
+    """Classify image files, each at the resolution that the model chooses for it.
+
+    Images are prepared as timm prepares them for the model's evaluation.
+
+    Args:
+        model: A DRNet, on the device to use. It is put in eval mode for the prediction.
+        paths: Image files, such as `find_images` lists.
+        labels: One for each class, or None for `class_labels`.
+        topk: Number of labels for each image; all labels if there are fewer.
+        batch_size: Images that are routed together.
+        progress: Whether to show a progress bar, if stderr is a terminal and it takes more than a second.
+
+    Returns:
+        The predictions. Files that cannot be read are listed apart.
+
+    Raises:
+        ValueError: If an argument is out of range, or the model has no classifier, takes neither RGB nor grey images,
+            or gives scores that are not finite.
+    """
+    labels = labels_for(model, labels)
+    if topk < 1:
+        raise ValueError(f'Invalid topk {topk}: use at least 1.')
+    if batch_size < 1:
+        raise ValueError(f'Invalid batch_size {batch_size}: use at least 1.')
+    rows = cost_table(model)
+    # In the pretrain stage the predictor does not run.
+    costs = [row.total_flops if model.stage == 'joint' else row.backbone_flops for row in rows]
+    weight = next(model.parameters())
+    images: list[Prediction] = []
+    unreadable: list[Unreadable] = []
+
+    was_training = model.training
+    model.eval()
+    try:
+        bar = tqdm(paths, desc='predict', unit='image', delay=1, leave=False, disable=None if progress else True)
+        for batch in read_batches(bar, image_loader(model), batch_size, unreadable):
+            x = torch.stack([image for _, image in batch]).to(weight.device, weight.dtype)
+            choice = model.predict_resolution(x)
+            scores = model.forward_at(x, choice).float().softmax(dim=1)
+            best = scores.topk(min(topk, model.num_classes), dim=1)
+            for (path, _), j, values, indices in zip(
+                    batch, choice.tolist(), best.values.tolist(), best.indices.tolist(), strict=True):
+                if not math.isfinite(values[0]):
+                    raise ValueError(f'The model gives scores for {path} that are not finite: its weights are damaged.')
+                images.append(Prediction(
+                    path, tuple(labels[i] for i in indices), tuple(values), rows[j].resolution, costs[j]))
+    finally:
+        model.train(was_training)
+    return Predictions(
+        tuple(images), tuple(unreadable),
+        {row.resolution: flops for row, flops in zip(rows, costs, strict=True)}, rows[0].backbone_flops)
+
+
+def format_flops(flops: float, like: float | None = None) -> str:
+    """FLOPs in a unit that suits them, to three digits.
+
+    Args:
+        flops: The number to write.
+        like: A number whose unit to use instead, so that a column has one.
+
+    Returns:
+        For example ``48.6 MFLOPs``.
+    """
+    unit, name = (1e9, 'GFLOPs') if (flops if like is None else like) >= 1e9 else (1e6, 'MFLOPs')
+    value = flops / unit
+    return f'{value:.{max(0, 2 - math.floor(math.log10(value))) if value > 0 else 0}f} {name}'

@@ -1,0 +1,1 @@
+"""Names and weights: the registered models, weights from elsewhere, and publishing."""

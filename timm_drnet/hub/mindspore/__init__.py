@@ -1,0 +1,1 @@
+"""The authors' release: MindSpore checkpoints, read and renamed."""

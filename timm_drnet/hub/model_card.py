@@ -1,0 +1,342 @@
+"""Model card: the text and the metadata with which a DRNet is published. Every number in it was counted or measured."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.utils import yaml_dump  # type: ignore[attr-defined]  # handed on, but not listed
+from timm.data import resolve_input_data_config
+
+from ..core.drnet import DRNet
+from ..cost.flops import cost_table
+from ..evaluate.results import Results
+from ..evaluate.validation import Accuracy, Score, Validation
+from ..train.training_run import TrainingRun
+
+_TAGS = ['image-classification', 'timm', 'transformers', 'drnet', 'dynamic-resolution']
+
+_PAPER = 'https://arxiv.org/abs/2106.02898'
+
+_CITATION = """\
+@inproceedings{zhu2021dynamic,
+  title     = {Dynamic Resolution Network},
+  author    = {Zhu, Mingjian and Han, Kai and Wu, Enhua and Zhang, Qiulin and Nie, Ying and Lan, Zhenzhong
+               and Wang, Yunhe},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year      = {2021}
+}"""
+
+_NAMED = 10  # labels in the card
+
+# Arguments of train.py that make up a recipe. Paths, devices and logging are nobody else's business.
+_RECIPE = (
+    'model', 'model_kwargs', 'pretrained', 'num_classes', 'in_chans', 'input_size', 'img_size', 'mean', 'std', 'gp',
+    'bn_momentum', 'bn_eps', 'sync_bn', 'dataset', 'batch_size', 'grad_accum_steps', 'epochs', 'opt', 'opt_eps',
+    'opt_betas', 'opt_kwargs', 'momentum', 'weight_decay', 'layer_decay', 'clip_grad', 'clip_mode', 'lr', 'sched',
+    'sched_on_updates', 'warmup_epochs', 'warmup_lr', 'warmup_prefix', 'min_lr', 'cooldown_epochs', 'decay_epochs',
+    'decay_milestones', 'decay_rate', 'no_aug', 'train_crop_mode', 'scale', 'ratio', 'hflip', 'vflip', 'color_jitter',
+    'grayscale_prob', 'gaussian_blur_prob', 'aa', 'aug_repeats', 'reprob', 'mixup', 'cutmix', 'smoothing', 'bce_loss',
+    'drop', 'drop_path', 'train_interpolation', 'interpolation', 'crop_pct', 'model_ema', 'model_ema_decay', 'amp',
+    'amp_dtype', 'channels_last', 'seed')
+
+# Left out where they do nothing: of a schedule that has no steps, of an average that is not taken, and so on.
+_ONLY_WITH = {
+    'decay_epochs': ('sched', ('step', 'plateau')), 'decay_milestones': ('sched', ('multistep',)),
+    'decay_rate': ('sched', ('step', 'multistep', 'plateau')), 'clip_mode': ('clip_grad', None),
+    'model_ema_decay': ('model_ema', None), 'amp_dtype': ('amp', None),
+}
+
+# The value at which an argument does nothing; of others, such as smoothing, a zero says something.
+_OFF = {
+    'grad_accum_steps': 1, 'reprob': 0, 'mixup': 0, 'cutmix': 0, 'drop': 0, 'drop_path': 0, 'aug_repeats': 0,
+    'vflip': 0, 'min_lr': 0, 'cooldown_epochs': 0}
+
+
+def model_card(
+        model: DRNet,
+        repo_id: str,
+        license: str,
+        results: Results | None = None,
+        run: TrainingRun | None = None,
+        data_config: Mapping[str, Any] | None = None,
+        datasets: Sequence[str] = (),
+        base_model: str | None = None,
+        labels: Sequence[str] | None = None,
+) -> ModelCard:
+    """Describe a DRNet for the people who find it on the Hub.
+
+    Args:
+        model: A DRNet that ``timm.create_model`` made.
+        repo_id: ORG/NAME of its repository.
+        license: Licence of the weights, by the Hub's name.
+        results: What was measured on it; without them the card says that nothing was.
+        run: The training that it comes from.
+        data_config: As for `save_folder`.
+        datasets: Data sets by their names on the Hub, the one that the results were measured on first.
+        base_model: ORG/NAME of the model that the training started from.
+        labels: As for `save_folder`.
+
+    Returns:
+        The card.
+    """
+    name = repo_id.partition('/')[2]
+    prepared = resolve_input_data_config(model, args=dict(data_config or {}))
+    measured = _eval_results(results, datasets[0]) if results and datasets else None
+    data = ModelCardData(
+        license=license, library_name='timm', pipeline_tag='image-classification', tags=list(_TAGS),
+        base_model=base_model, datasets=list(datasets) or None, metrics=['accuracy'] if results else None,
+        model_name=name if measured else None, eval_results=measured)
+    sections = (
+        f'# Model card for {name}\n\n{_introduction(model)}',
+        _details(model, prepared, labels, base_model, trained=run is not None), _cost(model),
+        _accuracy(model, repo_id, results, prepared, datasets), _usage(model, repo_id), _training(run),
+        _limits(model, results), _licence(license))
+    return ModelCard('---\n' + data.to_yaml() + '\n---\n\n' + '\n\n'.join(filter(None, sections)) + '\n')
+
+
+def _eval_results(results: Results, dataset: str) -> list[EvalResult] | None:
+    """For the Hub's index, which takes accuracies as fractions; none for a part of a data set."""
+    found = results.validation
+    if results.limit is not None:
+        return None
+    return [
+        EvalResult(
+            task_type='image-classification', dataset_type=dataset, dataset_name=dataset, dataset_split=results.split,
+            metric_type='accuracy', metric_name=f'Top-{k} accuracy', metric_value=round(value / 100, 4))
+        for k, value in ((1, found.dynamic.top1), (found.k, found.dynamic.top5)) if k < found.num_classes
+    ]
+
+
+def _introduction(model: DRNet) -> str:
+    plugin = ('It is a model for [timm](https://github.com/huggingface/pytorch-image-models) with the plugin'
+              ' `timm-drnet`.')
+    start = f'A [Dynamic Resolution Network]({_PAPER}) around `{_backbone(model)}`, for {model.num_classes:,} classes.'
+    if model.stage == 'pretrain':
+        return (f'{start} **It is a model of the pretrain stage and not dynamic:** its backbone was trained at'
+                f' {_sizes(model, "and")} px, its resolution predictor was not, and every image runs at'
+                f' {model.resolutions[0]} px. It is there to start the joint stage from. {plugin}')
+    return (f'{start} A small predictor looks at each image at {model.predictor_size} px and picks the resolution at'
+            f' which the backbone then classifies it: {_sizes(model)} px. {plugin}')
+
+
+def _details(
+        model: DRNet,
+        prepared: Mapping[str, Any],
+        labels: Sequence[str] | None,
+        base_model: str | None,
+        trained: bool,
+) -> str:
+    backbone = sum(p.numel() for p in model.branch(0).parameters())
+    predictor = sum(p.numel() for p in model.predictor.parameters())
+    further = sum(p.numel() for p in model.parameters()) - backbone - predictor
+    cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]  # timm's attribute
+    if labels is None and len(cfg.get('label_names') or ()) == model.num_classes:
+        labels = cfg['label_names']
+    classes = f'{model.num_classes:,}'
+    if labels is not None:
+        classes += f': {", ".join(labels[:_NAMED])}{", ..." if len(labels) > _NAMED else ""}'
+    norms = 'of their own for each' if model.resolution_aware_norm else 'shared by all'
+    rows: dict[str, Any] = {
+        'model': f'`{".".join(filter(None, (cfg["architecture"], cfg.get("tag"))))}`',
+        'classes': classes,
+        'candidate resolutions': f'{", ".join(map(str, model.resolutions))} px, with norms {norms}',
+        'parameters': f'backbone {backbone:,}, predictor {predictor:,}, further norms {further:,}',
+        'input': f'{model.in_chans} channels, {prepared["input_size"][-1]} px, crop {prepared["crop_pct"]},'
+                 f' {prepared["interpolation"]}',
+        'stage': model.stage,
+    }
+    if trained or model.alpha is not None:  # otherwise they need not be those of the training
+        rows |= {
+            '`alpha`, target of the average cost': (
+                'none' if model.alpha is None else f'{model.alpha} {"GFLOPs" if model.cost == "flops" else "ms"}'),
+            '`eta`, weight of the FLOPs loss': model.eta,
+            '`tau`, temperature': model.tau,
+        }
+    if model.cost_weight:
+        rows['`cost_weight`, position of the dial'] = f'{model.cost_weight:.4g}; 0 is the choice as trained'
+    if base_model:
+        rows['started from'] = f'[{base_model}](https://huggingface.co/{base_model})'
+    if cfg.get('origin_url') not in (None, _PAPER):
+        rows['weights from'] = cfg['origin_url']
+    return '## Model details\n\n' + _table(('', ''), rows.items())
+
+
+def _cost(model: DRNet) -> str:
+    rows = cost_table(model)
+    cells = ([f'{n / 1e6:.1f} M' for n in (row.backbone_flops, row.predictor_flops, row.total_flops)] for row in rows)
+    return (
+        '## Cost\n\nMultiply-accumulates of convolutions and linear layers, for one image:\n\n' + _table(
+            ('resolution', 'backbone', 'predictor', 'together', f'backbone, of that at {rows[0].resolution} px'),
+            ([f'{row.resolution} px', *texts, f'{100 * row.fraction:.1f} %']
+             for row, texts in zip(rows, cells, strict=True))))
+
+
+def _accuracy(
+        model: DRNet,
+        repo_id: str,
+        results: Results | None,
+        prepared: Mapping[str, Any],
+        datasets: Sequence[str],
+) -> str:
+    command = f'timm-drnet validate hf-hub:{repo_id} DATA'
+    if results is None:
+        return f'## Accuracy\n\nNot measured. `{command}` does it.'
+    found = results.validation
+    if results.crop_pct != prepared['crop_pct']:
+        command += f' --crop-pct {results.crop_pct}'
+    command += f'{" --amp" if results.amp else ""}{f" --limit {results.limit}" if results.limit else ""}'
+    size = found.resolutions[0].resolution
+    images = f'{"the first " if results.limit else ""}{found.images:,} images of the {results.split} split'
+    source = f' of `{datasets[0]}`' if datasets else ''
+    lines = [
+        f'On {images}{source}, at {size} px, crop {results.crop_pct}, {results.interpolation}'
+        f'{", in bfloat16" if results.amp else ""} (`{command}`)'
+        f'{f"; {results.unreadable} more could not be read" if results.unreadable else ""}:']
+    rows = []
+    if found.stage == 'joint':
+        rows.append(['**dynamic: each image at its predicted resolution**', *_cells(found, found.dynamic)])
+        rows += [
+            [f'of these {row.images:,} ({100 * row.share:.1f} %) at {row.resolution} px', *_cells(found, row.routed)]
+            for row in found.resolutions]
+    rows += [[f'held at {row.resolution} px, without predictor', *_cells(found, row.held)] for row in found.resolutions]
+    if found.stage == 'joint':
+        rows.append([
+            f'a random router at the same shares, mean of {len(found.random.draws)}',
+            *_cells(found, found.random.mean, found.random.std)])
+    lines.append(_table(('', *_accuracies(found), 'GFLOPs per image', f'of the backbone at {size} px'), rows))
+    if results.interpolation != prepared['interpolation']:
+        lines.append(f'The configuration says {prepared["interpolation"]}; the measurement was made otherwise.')
+    return '## Accuracy\n\n' + '\n\n'.join(lines)
+
+
+def _accuracies(found: Validation) -> list[str]:
+    """Names of the accuracies that say something: top-5 of five classes is always 100 %."""
+    return ['top-1', f'top-{found.k}'] if found.k < found.num_classes else ['top-1']
+
+
+def _cells(found: Validation, score: Score | None, std: Accuracy | None = None) -> list[str]:
+    names = _accuracies(found)
+    if score is None:
+        return ['-'] * (len(names) + 2)
+    values = [(score.top1, std and std.top1), (score.top5, std and std.top5)][:len(names)]
+    texts = [f'{mean:.2f} %' if deviation is None else f'{mean:.2f} ± {deviation:.2f} %' for mean, deviation in values]
+    decimals = 3 if found.resolutions[0].held.gflops >= 0.1 else 4
+    return [*texts, f'{score.gflops:.{decimals}f}', f'{100 * score.fraction:.1f} %']
+
+
+def _usage(model: DRNet, repo_id: str) -> str:
+    mode = 'RGB' if model.in_chans == 3 else 'L'
+    return f"""\
+## Usage
+
+```python
+import timm
+import timm_drnet  # registers the model
+import torch
+from PIL import Image
+
+model = timm.create_model('hf-hub:{repo_id}', pretrained=True).eval()
+transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+images = transform(Image.open('photo.jpg').convert('{mode}'))[None]
+
+with torch.inference_mode():
+    probabilities = model(images).softmax(dim=1)  # each image at the resolution predicted for it
+    choice = model.predict_resolution(images)     # indices into model.resolutions
+```
+
+On the command line, with the resolution and the cost of every image:
+
+    timm-drnet predict photos --model hf-hub:{repo_id}
+
+In transformers:
+
+```python
+import timm_drnet
+from transformers import pipeline
+
+classify = pipeline('image-classification', model='{repo_id}')
+print(classify('photo.jpg'))
+```"""
+
+
+def _training(run: TrainingRun | None) -> str:
+    if run is None or not run.args:
+        return ''
+    weights = 'weights averaged over the steps (EMA)' if run.averaged else 'weights'
+    epochs = '' if run.epochs is None else f' after {run.epochs} {"epoch" if run.epochs == 1 else "epochs"}'
+    lines = [f"The {weights}{epochs} of timm's `train.py` with these settings:", f'```yaml\n{_recipe(run.args)}```']
+    world_size = run.args.get('world_size') or 1
+    if world_size > 1:
+        lines.append(f'`batch_size` is that of each of {world_size} processes.')
+    if run.args.get('initial_checkpoint') or run.args.get('pretrained_path'):
+        lines.append('It started from the weights of an earlier training.')
+    return '## Training\n\n' + '\n\n'.join(lines)
+
+
+def _recipe(args: Mapping[str, Any]) -> str:
+    """The arguments that tell how a model was trained, as YAML that train.py reads."""
+    recipe: dict[str, Any] = {'device_modules': ['timm_drnet']}
+    for key in _RECIPE:
+        value = args.get(key)
+        if value is None or value is False or value in ('', [], {}) or _OFF.get(key) == value:
+            continue
+        if key in _ONLY_WITH:
+            other, values = _ONLY_WITH[key]
+            if not args.get(other) or (values is not None and args[other] not in values):
+                continue
+        recipe[key] = _plain(value)
+    if str(recipe.get('model', '')).startswith('local-dir:'):
+        recipe['model'] = 'local-dir:DRNET'
+    return yaml_dump(recipe, sort_keys=False, default_flow_style=None, width=100)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value if isinstance(value, bool | int | float | str | None) else str(value)
+
+
+def _limits(model: DRNet, results: Results | None) -> str:
+    lines = [
+        f'Whatever an image shows, it gets one of the {model.num_classes:,} labels.',
+        'FLOPs are counted and not timed; how much time they save depends on the machine and the batch.',
+    ]
+    classifier = model.predictor.get_classifier()  # type: ignore[operator]  # timm models are not typed
+    if model.stage == 'joint' and not classifier.weight.any():
+        lines.append(f'The predictor is not trained: it chooses {model.resolutions[0]} px for every image.')
+    if results is not None and results.validation.stage == 'joint':
+        found = results.validation
+        idle = [str(row.resolution) for row in found.resolutions if row.images == 0]
+        if idle:
+            lines.append(f'No image of the measurement was run at {" or ".join(idle)} px.')
+        mean, std = found.random.mean.top1, found.random.std.top1
+        if found.dynamic.top1 <= mean + std and sum(row.images > 0 for row in found.resolutions) > 1:
+            lines.append('In the measurement the predictor was not better than drawing lots at the same shares.')
+    return '## Limits\n\n' + '\n'.join(f'- {line}' for line in lines)
+
+
+def _licence(license: str) -> str:
+    return f"""\
+## Licence and citation
+
+The weights are under the licence `{license}`. The method is that of [Zhu et al., NeurIPS 2021]({_PAPER}):
+
+```bibtex
+{_CITATION}
+```"""
+
+
+def _table(head: Sequence[str], rows: Any) -> str:
+    lines = [head, ['---'] * len(head), *rows]
+    return '\n'.join('| ' + ' | '.join(str(cell).replace('|', '\\|') for cell in line) + ' |' for line in lines)
+
+
+def _backbone(model: DRNet) -> str:
+    return str(model.backbone.pretrained_cfg['architecture'])  # type: ignore[index]
+
+
+def _sizes(model: DRNet, word: str = 'or') -> str:
+    *others, last = map(str, model.resolutions)
+    return f'{", ".join(others)} {word} {last}' if others else last

@@ -1,0 +1,1 @@
+"""Training: the losses of both stages, what timm's loops are told, and how interrupted runs resume."""

@@ -1,0 +1,164 @@
+"""The training losses of both stages, and how timm's tasks come by them.
+
+A task computes ``criterion(output, target)``; a hook on that task then adds what a DRNet's loss has beyond it, so that
+loss scaling, gradient accumulation and logging see one honest scalar:
+
+- pretrain stage: the criterion at every other candidate resolution (section 4.1);
+- joint stage: the FLOPs loss (Eq. 7, 8);
+- joint stage at all resolutions: all of that, and the expected cross-entropy, from which the predictor learns.
+"""
+
+import functools
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.task import ClassificationTask, TrainingTask
+from timm.utils import unwrap_model
+from torch import nn
+
+from ..core.drnet import DRNet
+from ..cost.flops import Costs, model_costs
+
+_logger = logging.getLogger(__name__)
+
+Criterion = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def training_loss(
+        model: nn.Module,
+        criterion: Criterion,
+        output: torch.Tensor,
+        target: torch.Tensor,
+) -> torch.Tensor:
+    """The loss of a DRNet in training, for loops that are not built on timm's tasks.
+
+    Args:
+        model: The DRNet, or its DistributedDataParallel or compiled wrapper, in training mode.
+        criterion: Classification loss of logits and targets.
+        output: What ``model(input)`` has just returned, (B, num_classes).
+        target: What the criterion takes.
+
+    Returns:
+        A scalar: the criterion summed over the resolutions that each image trains at, in the joint stage plus eta times
+        the FLOPs loss.
+
+    Raises:
+        TypeError: If the model is not a DRNet.
+        RuntimeError: If the model's last forward was not in training mode, or its loss was taken already.
+    """
+    drnet = unwrap_model(model)
+    if not isinstance(drnet, DRNet):
+        raise TypeError(f'training_loss takes a DRNet, not {type(drnet).__name__}.')
+    return criterion(output, target) + _further_loss(drnet, criterion, target)
+
+
+def flops_loss(h: torch.Tensor, costs: Sequence[float], alpha: float) -> torch.Tensor:
+    """The FLOPs constraint regularization, Eq. 6 and 7.
+
+    The hinge looks at the average over the images of all ranks; the gradient is that of this rank's share, which
+    DistributedDataParallel averages.
+
+    Args:
+        h: Straight-through choices, (B, M).
+        costs: C_j of each candidate, in the units of alpha.
+        alpha: Target average.
+
+    Returns:
+        L_reg, a scalar.
+    """
+    c = torch.tensor(costs, dtype=h.dtype, device=h.device)
+    spent = (h @ c).mean()  # Eq. 6, E(F)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        everywhere = spent.detach().clone()
+        torch.distributed.all_reduce(everywhere)
+        spent = spent + (everywhere / torch.distributed.get_world_size() - spent.detach())
+    return ((spent - alpha) / (max(costs) - min(costs))).clamp(min=0)  # Eq. 7
+
+
+def expected_loss(p: torch.Tensor, logits: Sequence[torch.Tensor], target: torch.Tensor) -> torch.Tensor:
+    """The cross-entropy that is to be expected of a choice, whatever it will be.
+
+    Args:
+        p: Probability of each candidate, (B, M).
+        logits: At each candidate, (B, num_classes), M of them.
+        target: Class indices, (B,), or probabilities, (B, num_classes).
+
+    Returns:
+        A scalar.
+    """
+    losses = torch.stack([F.cross_entropy(each.float(), target, reduction='none') for each in logits], dim=1)
+    return (p * losses).sum(dim=1).mean()
+
+
+def _further_loss(model: DRNet, criterion: Criterion, target: torch.Tensor) -> torch.Tensor:
+    """What the loss of the last training step has beyond the criterion of the model's output."""
+    step = model.take_step()
+    further = torch.zeros((), device=next(model.parameters()).device)
+    for logits in step.candidate_logits[1:]:  # the first is the model's output
+        further = further + criterion(logits, target)
+    if step.h is not None and step.candidate_logits:
+        expected = expected_loss(step.h, [logits.detach() for logits in step.candidate_logits], target)
+        further = further + (expected - expected.detach())  # a gradient for the predictor alone
+    if step.h is not None and model.alpha is not None and len(model.resolutions) > 1:
+        costs = _costs_of_all_ranks(model)
+        _check_alpha(model.alpha, costs)
+        with torch.autocast(step.h.device.type, enabled=False):
+            further = further + model.eta * flops_loss(step.h, costs.backbone, model.alpha)  # Eq. 8
+    return further
+
+
+def _costs_of_all_ranks(model: DRNet) -> Costs:
+    """The model's costs; where they are measured, the first rank's measurement is for all."""
+    if model.cost == 'latency' and torch.distributed.is_available() and torch.distributed.is_initialized():
+        if torch.distributed.get_rank() == 0:
+            model_costs(model)
+        measured = [model.cost]
+        torch.distributed.broadcast_object_list(measured, src=0)
+        model.cost = measured[0]
+    return model_costs(model)
+
+
+@functools.cache  # once for each model that differs
+def _check_alpha(alpha: float, costs: Costs) -> None:
+    low, high = min(costs.backbone), max(costs.backbone)
+    if not low < alpha < high:
+        _logger.warning(
+            f'alpha={alpha:g} is no target between the costs of the resolutions, {low:.4g} to {high:.4g} {costs.unit}: '
+            + ('the FLOPs loss will always be 0.' if alpha >= high else 'the FLOPs loss can never be 0.'))
+
+
+def _complete_task_loss(task: TrainingTask, args: Any, kwargs: Any, result: dict[str, torch.Tensor]) -> None:
+    """Forward hook of a task that trains a DRNet."""
+    model = unwrap_model(task.get_trainable_module())
+    if model.training:
+        target = kwargs['target'] if 'target' in kwargs else args[1]
+        further = _further_loss(model, getattr(task, 'criterion', _no_criterion), target)
+        result['loss'] = result['loss'] + further
+        result['drnet_loss'] = further.detach()
+
+
+def _no_criterion(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    raise NotImplementedError  # only the pretrain stage calls it, for which a task without one is refused
+
+
+def _watch_tasks(module: nn.Module, name: str, submodule: nn.Module | None) -> None:
+    """Module registration hook: notice a timm task that takes a DRNet to train."""
+    if not isinstance(module, TrainingTask) or name != 'trainable_module' or '_drnet_loss' in module.__dict__:
+        return
+    model = unwrap_model(submodule)
+    if not isinstance(model, DRNet):
+        return
+    at_all = model.stage == 'pretrain' or model.joint_resolutions == 'all'
+    if at_all and not isinstance(module, ClassificationTask):
+        raise ValueError(
+            f"Training at all resolutions sums a criterion over them, which {type(module).__name__} does not have: use"
+            " timm's ClassificationTask, or stage='joint' with joint_resolutions='drawn'.")
+    module.__dict__['_drnet_loss'] = module.register_forward_hook(_complete_task_loss, with_kwargs=True)
+
+
+def install_task_hook() -> None:
+    """Make timm's tasks train DRNets with the DRNet loss; called once, by importing the package."""
+    nn.modules.module.register_module_module_registration_hook(_watch_tasks)
