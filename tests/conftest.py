@@ -78,7 +78,7 @@ def spread_choices():
         training = model.training
         model.eval()
         with torch.no_grad():
-            size = (model.predictor_size, model.predictor_size)
+            size = (model.args.predictor_size, model.args.predictor_size)
             small = torch.nn.functional.interpolate(x, size, mode='bilinear', align_corners=False)
             features = model.predictor.forward_head(model.predictor.forward_features(small), pre_logits=True)
             mean = features.mean(dim=0)

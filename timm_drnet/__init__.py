@@ -1,11 +1,11 @@
 """DRNet for timm: CNNs that pick the input resolution of each image. Importing this package registers the models."""
 
-from .core.drnet import DRNet
 from .cost.flops import CostRow, cost_table
 from .cost.latency import LatencyRow, latency_table
 from .deploy.exported import ExportedDRNet
 from .deploy.onnx_runner import OnnxDRNet
 from .hub.zoo import DEFAULT_MODEL, create_drnet
+from .model import DRNet
 from .train.loss import flops_loss, install_task_hook, training_loss
 from .train.norm_statistics import calibrate_norms
 from .train.predictor import train_predictor

@@ -15,7 +15,7 @@ def spread_answers():
                     torch.nn.init.normal_(module.weight, 1.0, 0.3)
                     torch.nn.init.normal_(module.bias, 0.0, 0.3)
             torch.nn.init.normal_(model.predictor.classifier.weight)
-            small = torch.nn.functional.interpolate(x, size=model.predictor_size, mode='bilinear')
+            small = torch.nn.functional.interpolate(x, size=model.args.predictor_size, mode='bilinear')
             model.predictor.classifier.bias -= model.predictor(small).mean(dim=0)
             logits = torch.cat([model.forward_at(x, j) for j in range(len(model.resolutions))])
             model.get_classifier().bias -= logits.mean(dim=0)

@@ -61,7 +61,7 @@ def test_target_is_met_by_the_saved_model(run, photos, tmp_path, target):
     assert code == 0, err
     assert f'for {target:g} GFLOPs' in out
     model = timm.create_model(f'local-dir:{tmp_path / "saved"}', pretrained=True).eval()
-    assert model.cost_weight != 0
+    assert model.args.cost_weight != 0
     assert spent(model, photos) == pytest.approx(target, rel=0.01)
     assert re.search('no accuracy: .*outside a class folder', out)
 
@@ -123,7 +123,7 @@ def test_milliseconds(run, photos, monkeypatch, tmp_path):
     assert code == 0, err
     assert 'for 15.5 ms' in out
     model = timm.create_model(f'local-dir:{tmp_path / "saved"}', pretrained=True).eval()
-    assert tuple(model.cost) == (20, 16, 10, 1)
+    assert tuple(model.args.cost) == (20, 16, 10, 1)
     load = image_loader(model)
     with torch.inference_mode():
         choices = [int(model.predict_resolution(load(path)[None])) for path in sorted(photos.glob('*.png'))]

@@ -79,7 +79,7 @@ def test_arguments_recorded_by_a_training_run_are_the_defaults(tmp_path):
     recorded = Namespace(model_kwargs={**KWARGS, 'stage': 'pretrain', 'tau': 2.0})
     torch.save({'state_dict': model.state_dict(), 'args': recorded}, tmp_path / 'last.pth.tar')
     loaded = load_model('drnet', 3, str(tmp_path / 'last.pth.tar'), tau=3.0)
-    assert (loaded.resolutions, loaded.stage, loaded.tau) == ((64, 32), 'pretrain', 3.0)
+    assert (loaded.resolutions, loaded.args.stage, loaded.args.tau) == ((64, 32), 'pretrain', 3.0)
 
 
 def test_images_are_prepared_as_the_training_run_recorded(tmp_path):

@@ -43,7 +43,7 @@ for action in json.load(sys.stdin):
     answers.append([code, out.getvalue(), err.getvalue()])
     if action['load']:
         model = timm.create_model(action['load'], pretrained=True)
-        torch.save([model.state_dict(), model.alpha, model.pretrained_cfg['label_names']], action['to'])
+        torch.save([model.state_dict(), model.args.alpha, model.pretrained_cfg['label_names']], action['to'])
 print(json.dumps(answers))
 """
 
@@ -219,7 +219,7 @@ def test_local_folder_and_safetensors_file(run, models, tmp_path):
     for folder in ('dry', 'b'):
         model = timm.create_model(f'local-dir:{tmp_path / folder}', pretrained=True)
         assert same_state(model.state_dict(), models[0].state_dict())
-        assert model.eta == 0.3
+        assert model.args.eta == 0.3
 
 
 def test_pretrain_stage_is_published_only_on_purpose(run, tmp_path):

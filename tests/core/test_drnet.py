@@ -4,7 +4,9 @@ import copy
 import io
 import pickle
 import re
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -54,10 +56,16 @@ def routed_by_plain_models(model, make_plain, x, choice):
     ('alpha', 0.0, 'GFLOPs'),
     ('alpha', -1.0, 'GFLOPs'),
     ('alpha', float('nan'), 'GFLOPs'),
+    ('alpha', float('inf'), 'GFLOPs'),
+    ('alpha', '2.5', 'GFLOPs'),
+    ('eta', float('nan'), 'must not be negative'),
     ('eta', -0.1, 'must not be negative'),
     ('tau', 0.0, 'must be positive'),
     ('joint_resolutions', 'both', "'drawn', 'all'"),
     ('predictor_size', 16, 'at least 32'),
+    ('predictor_size', 40.5, 'a whole number'),
+    ('resolution_aware_norm', 'no', 'True, False'),
+    ('cost_weight', float('nan'), 'a finite number'),
     ('predictor', 'transformer', "'residual', 'inverted_residual'"),
     ('resolutions', (), 'largest first'),
     ('resolutions', (32, 64), 'largest first'),
@@ -74,8 +82,21 @@ def test_invalid_argument_is_refused_with_its_remedy(make_tiny, argument, value,
 def test_arguments_are_kept(make_tiny):
     model = make_tiny(resolutions=[96, 64], alpha=0.5, eta=0.3, tau=2.0, predictor_size=40)
     assert model.resolutions == (96, 64)
-    assert (model.alpha, model.eta, model.tau, model.predictor_size) == (0.5, 0.3, 2.0, 40)
-    assert model.stage == 'joint'
+    assert (model.args.alpha, model.args.eta, model.args.tau, model.args.predictor_size) == (0.5, 0.3, 2.0, 40)
+    assert model.args.stage == 'joint'
+
+
+def test_unknown_argument_is_refused(make_tiny):
+    with pytest.raises(TypeError, match='resolution'):
+        make_tiny(resolution=64)
+
+
+@pytest.mark.parametrize(('name', 'value'), [('alpha', 1.0), ('cost_weight', 0.5), ('stage', 'pretrain')])
+def test_attribute_that_would_change_nothing_is_refused(tiny, name, value):
+    with pytest.raises(AttributeError, match=f'model.args = dataclasses.replace.model.args, {name}='):
+        setattr(tiny, name, value)
+    tiny.args = replace(tiny.args, **{name: value})
+    assert getattr(tiny.args, name) == value
 
 
 def test_any_number_of_resolutions(make_tiny, images):
@@ -99,7 +120,14 @@ def test_choice_that_is_no_candidate_is_refused(tiny, images, choice):
         tiny.forward_at(images(2), choice)
 
 
-@pytest.mark.parametrize('choice', [torch.tensor([0, 1, 2]), torch.tensor([[0, 1]]), torch.tensor([0.0, 1.0])])
+@pytest.mark.parametrize('form', [list, tuple, np.asarray, torch.as_tensor])
+def test_choices_in_any_form(tiny, images, form):
+    choice = CHOICE.tolist()
+    assert torch.equal(tiny.forward_at(images(8), form(choice)), tiny.forward_at(images(8), CHOICE))
+
+
+@pytest.mark.parametrize('choice', [
+    torch.tensor([0, 1, 2]), torch.tensor([[0, 1]]), torch.tensor([0.0, 1.0]), [0.0, 1.0], [True, False], 'ab', None])
 def test_choice_of_wrong_form_is_refused(tiny, images, choice):
     with pytest.raises(ValueError, match='use one integer for each of the 2 images'):
         tiny.forward_at(images(2), choice)
@@ -130,6 +158,45 @@ def test_forward_runs_each_image_at_its_predicted_resolution(tiny, make_plain, s
     assert choice.dtype == torch.int64
     assert torch.equal(choice, tiny.predictor(small(x, 32)).argmax(dim=1))
     torch.testing.assert_close(tiny(x), routed_by_plain_models(tiny, make_plain, x, choice)[0])
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+def test_scores_that_are_not_finite_choose_nothing(tiny, images, value):
+    nn.init.constant_(tiny.predictor.classifier.bias, value)
+    assert tiny.predict_resolution(images(2)).tolist() == [-1, -1]
+    for model in (tiny, tiny.train()):
+        with pytest.raises(ValueError, match='not finite'):
+            model(images(2))
+
+
+def test_parts_keep_the_memory_format(tiny, images):
+    layouts = []
+    tiny.backbone.conv1.register_forward_pre_hook(
+        lambda module, args: layouts.append(args[0].is_contiguous(memory_format=torch.channels_last)))
+    tiny.forward_at(images(8).contiguous(memory_format=torch.channels_last), CHOICE)
+    assert layouts == [True] * 3
+
+
+def test_single_image_trains_with_a_predictor_that_ends_in_one_pixel(make_tiny, images):
+    model = make_tiny().train()  # the predictor sees 32 px
+    before = copy.deepcopy(model.predictor.state_dict())
+    model(images(1)).sum().backward()
+    moved = {key for key, value in model.predictor.state_dict().items() if not torch.equal(value, before[key])}
+    assert moved  # larger maps count as usual
+    assert all(p.grad is not None for p in model.predictor.parameters())
+
+
+def test_gradient_of_the_choice_is_one_of_float32(make_tiny, images):
+    """At a loss scale of 65536, that of a GradScaler, the sum over classes overflows in half precision."""
+    model = make_tiny().train()
+    with torch.autocast('cpu', dtype=torch.float16):
+        logits = model(images(4))
+    assert logits.dtype == torch.float16
+    h = model.take_step().h
+    (grad,) = torch.autograd.grad(logits, h, torch.full_like(logits, 60000))
+    assert grad.isfinite().all()
+    chosen = h.argmax(dim=1, keepdim=True)
+    torch.testing.assert_close(grad.gather(1, chosen)[:, 0], 60000 * logits.float().sum(dim=1), rtol=1e-2, atol=10)
 
 
 def test_evaluation_draws_no_noise(tiny, spread_choices, images):

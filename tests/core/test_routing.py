@@ -5,11 +5,9 @@ from collections import Counter
 
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from timm_drnet.core.routing import ScriptedRouting, route, route_static
+from timm_drnet.core.routing import route
 
 # What makes the host wait on a device, as aten operators; bincount reads the smallest and the largest entry.
 WAITING = {'_local_scalar_dense', 'nonzero', 'bincount', 'masked_select', 'equal', 'is_nonzero', '_unique2', '_to_copy'}
@@ -175,42 +173,3 @@ def test_threads_get_the_results_of_one(tiny, spread_choices, images):
         assert len(runs) == 5
         for run in runs:
             assert torch.equal(run, one)
-
-
-@pytest.fixture
-def branches():
-    """Three different linear branches at 8, 6 and 4 px, with a predictor by mean brightness."""
-    return [nn.Sequential(nn.Flatten(), nn.Linear(3 * r * r, 4)) for r in (8, 6, 4)]
-
-
-@pytest.fixture
-def predictor():
-    """Predictor that scores by the mean of the image."""
-    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3))
-    with torch.no_grad():
-        model[2].weight.copy_(torch.tensor([1.0, 0, -1])[:, None].expand(3, 3))
-        model[2].bias.copy_(torch.tensor([0.0, 0.1, 0]))
-    return model
-
-
-def expected_logits(x, choice, branches):
-    rows = []
-    for image, j in zip(x, choice.tolist(), strict=True):
-        r = (8, 6, 4)[j]
-        rows.append(branches[j](F.interpolate(image[None], (r, r), mode='bilinear', align_corners=False)))
-    return torch.cat(rows)
-
-
-@pytest.mark.parametrize('choice', [[0, 1, 2, 1, 0, 2], [1, 1, 1, 1, 1, 1]])
-def test_static_routing_is_the_same(branches, choice):
-    x, choice = torch.randn(6, 3, 8, 8), torch.tensor(choice)
-    output = route_static(x, choice, branches, (8, 6, 4))
-    torch.testing.assert_close(output, expected_logits(x, choice, branches))
-
-
-def test_scripted_routing_is_the_same(branches, predictor):
-    x = torch.randn(6, 3, 8, 8) + torch.tensor([-1.0, 0, 1, 1, 0, -1]).view(6, 1, 1, 1)
-    choice = predictor(F.interpolate(x, (5, 5), mode='bilinear', align_corners=False)).argmax(dim=1)
-    assert set(choice.tolist()) == {0, 1, 2}
-    routing = ScriptedRouting(predictor, branches, 5, (8, 6, 4))
-    torch.testing.assert_close(routing(x), expected_logits(x, choice, branches))

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import timm
@@ -9,8 +10,10 @@ import torch
 
 import timm_drnet
 from timm_drnet.cost.budget import budget_curve, collect_scores, find_budget, find_cost_weight, setting
-from timm_drnet.cost.flops import Costs
+from timm_drnet.cost.costs import Costs, set_cost_weight
+from timm_drnet.cost.latency import latency_table
 from timm_drnet.deploy.export import export_model
+from timm_drnet.deploy.priced_predictor import priced_predictor
 from timm_drnet.hub.publishing import save_folder
 
 COSTS = Costs('GFLOPs', (4.0, 2.5, 1.0), 0.3)
@@ -151,9 +154,9 @@ def test_budget_with_labels_tells_the_accuracy(model):
     target = torch.arange(len(x)) % 5
     budget = find_budget(model, None, [(x, target)])
     assert budget.chosen is None
-    assert model.cost_weight == 0
+    assert model.args.cost_weight == 0
     for one in budget.curve:
-        model.cost_weight = one.cost_weight
+        set_cost_weight(model, one.cost_weight)
         assert one.top1 == pytest.approx(100 * float((model(x).argmax(dim=1) == target).double().mean()))
 
 
@@ -162,7 +165,7 @@ def test_training_is_not_affected(model):
     model.train()
     torch.manual_seed(5)
     before = model(x[:8])
-    model.cost_weight = 1e6
+    set_cost_weight(model, 1e6)
     torch.manual_seed(5)
     assert torch.equal(model(x[:8]), before)
     assert set(model.eval().predict_resolution(x).tolist()) == {2}
@@ -170,10 +173,10 @@ def test_training_is_not_affected(model):
 
 def test_unreachable_target_changes_nothing(model):
     model, x = model
-    model.cost_weight = 0.25
+    set_cost_weight(model, 0.25)
     with pytest.raises(ValueError, match='Invalid target 100'):
         model.set_budget(100, [x])
-    assert model.cost_weight == 0.25
+    assert model.args.cost_weight == 0.25
 
 
 @pytest.mark.parametrize(('batches', 'told'), [
@@ -193,7 +196,7 @@ def test_pretrain_stage_has_no_dial(make_tiny, images):
 
 def test_dial_goes_where_the_model_goes(model, tmp_path):
     model, x = model
-    model.cost_weight = 1.5
+    set_cost_weight(model, 1.5)
     choice = model.predict_resolution(x)
     assert not torch.equal(choice, timm_drnet.DRNet.predict_resolution(set_weight(model, 0.0), x))
     set_weight(model, 1.5)
@@ -203,23 +206,23 @@ def test_dial_goes_where_the_model_goes(model, tmp_path):
     torch.testing.assert_close(scripted(x), model(x), rtol=1e-4, atol=1e-5)
     traced = torch.fx.symbolic_trace(model)
     torch.testing.assert_close(traced(x), model(x), rtol=1e-4, atol=1e-5)
-    export_model(model, tmp_path / 'onnx')
+    export_model(model, tmp_path / 'onnx', timm_drnet.cost_table(model))
     runner = timm_drnet.OnnxDRNet(tmp_path / 'onnx')
     assert runner.predict_resolution(x.numpy()).tolist() == choice.tolist()
     assert runner.manifest['cost_weight'] == 1.5
     save_folder(model, tmp_path / 'saved')
     assert not (tmp_path / 'saved' / 'README.md').exists()
     loaded = timm.create_model(f'local-dir:{tmp_path / "saved"}', pretrained=True).eval()
-    assert loaded.cost_weight == 1.5
+    assert loaded.args.cost_weight == 1.5
     assert torch.equal(loaded.predict_resolution(x), choice)
 
 
 def test_priced_predictor_leaves_the_predictor_alone(model):
     model, x = model
     before = {k: v.clone() for k, v in model.predictor.state_dict().items()}
-    assert model.priced_predictor() is model.predictor
-    model.cost_weight = 2.0
-    priced = model.priced_predictor()
+    assert priced_predictor(model) is model.predictor
+    set_cost_weight(model, 2.0)
+    priced = priced_predictor(model)
     rows = timm_drnet.cost_table(model)
     fractions = torch.tensor([row.fraction for row in rows])
     small = torch.nn.functional.interpolate(x, size=(32, 32), mode='bilinear', align_corners=False)
@@ -231,11 +234,13 @@ def test_priced_predictor_leaves_the_predictor_alone(model):
 
 def test_dial_follows_a_change_of_cost(model):
     model, x = model
-    model.cost_weight, model.cost = 1.0, (1.0, 1.0, 1.0, 0.0)  # all cost the same: nothing to weigh
+    model.args = replace(model.args, cost=(1.0, 1.0, 1.0, 0.0))
+    set_cost_weight(model, 1.0)  # all cost the same: nothing to weigh
     plain = model.predict_resolution(x)
-    model.cost_weight = 0.0
+    set_cost_weight(model, 0.0)
     assert torch.equal(model.predict_resolution(x), plain)
-    model.cost_weight, model.cost = 50.0, (1.0, 0.1, 1.0, 0.0)
+    model.args = replace(model.args, cost=(1.0, 0.1, 1.0, 0.0))
+    set_cost_weight(model, 50.0)
     assert set(model.predict_resolution(x).tolist()) == {1}
 
 
@@ -246,5 +251,22 @@ def test_invalid_weight(make_tiny, weight):
 
 
 def set_weight(model, weight):
-    model.cost_weight = weight
+    set_cost_weight(model, weight)
     return model
+
+
+def test_dial_with_measured_costs(make_tiny, images):
+    """Measuring asks the model for choices, which must not ask for what is measured."""
+    model = make_tiny(cost='latency', cost_weight=0.1).eval()
+    assert len(model.args.cost) == 4
+    assert model.prices[0] == max(model.prices) > 0
+    assert model(images(2)).shape == (2, 5)
+    assert latency_table(model)[0].backbone_ms > 0
+    assert torch.equal(model.deploy(micro_batch=0).predict_resolution(images(8)), model.predict_resolution(images(8)))
+
+
+@pytest.mark.parametrize('target', [math.inf, math.nan, -1.0, 0.0])
+def test_target_that_is_none(model, target):
+    model, x = model
+    with pytest.raises(ValueError, match=f'Invalid target {target}'):
+        model.set_budget(target, [x])

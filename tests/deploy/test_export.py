@@ -13,8 +13,14 @@ from torch import nn
 
 import timm_drnet
 from timm_drnet.deploy import export, onnx_runner
-from timm_drnet.deploy.export import ExportError, check_target, export_model
+from timm_drnet.deploy.export import ExportError, check_target
+from timm_drnet.deploy.export import export_model as export_with_costs
 from timm_drnet.deploy.onnx_runner import manifest_digest
+
+
+def export_model(model, out, *args, **kwargs):
+    """Export with the model's own costs."""
+    return export_with_costs(model, out, timm_drnet.cost_table(model), *args, **kwargs)
 
 
 def in_training(model):

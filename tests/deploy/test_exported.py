@@ -15,7 +15,7 @@ def exported(tiny, images, spread_choices, tmp_path):
     """Function that exports a model; the folder, which the model's own images go through at 64, 48 and 32 px."""
     x = images(9)
     choice = spread_choices(tiny, x)
-    export_model(tiny, tmp_path / 'tiny', 'torch')
+    export_model(tiny, tmp_path / 'tiny', timm_drnet.cost_table(tiny), 'torch')
     return tmp_path / 'tiny', x, choice
 
 
@@ -66,7 +66,7 @@ def refuses_harmed_folders(folder):
 @torch.no_grad()
 def test_pretrain_stage_runs_at_the_largest(make_tiny, shake, images, tmp_path):
     model = shake(make_tiny(stage='pretrain', resolutions=(64, 32))).eval()
-    export_model(model, tmp_path / 'out', 'torch')
+    export_model(model, tmp_path / 'out', timm_drnet.cost_table(model), 'torch')
     loaded = timm_drnet.ExportedDRNet(tmp_path / 'out')
     x = images(3)
     assert loaded.predict_resolution(x).tolist() == [0, 0, 0]

@@ -7,10 +7,14 @@ import pickle
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
+from torch import nn
 from torch._dynamo.testing import CompileCounter
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 import timm_drnet
+from timm_drnet.cost.costs import set_cost_weight
+from timm_drnet.deploy.graph_capture import ScriptedRouting, route_static
 
 # TorchScript is deprecated, yet timm's users still export with it; fx notes that the two modes have different nodes.
 pytestmark = [
@@ -119,7 +123,7 @@ def test_compile_counts_for_every_way_into_the_model(routed):
 @pytest.mark.parametrize('way', WAYS)
 def test_compiled_model_keeps_to_the_dial(routed, way):
     model, x = routed
-    model.cost_weight = 1.5
+    set_cost_weight(model, 1.5)
     eager = copy.deepcopy(model)
     counter = CompileCounter()
     compiled = WAYS[way](model, counter)
@@ -215,3 +219,58 @@ def test_meta_tensors_run_the_largest_branch():
         logits = copy.deepcopy(model).train(training)(torch.empty(2, 3, 128, 128, device='meta'))
         assert logits.shape == (2, 5)
         assert logits.is_meta
+
+
+@pytest.fixture
+def branches():
+    """Three different linear branches at 8, 6 and 4 px, with a predictor by mean brightness."""
+    return [nn.Sequential(nn.Flatten(), nn.Linear(3 * r * r, 4)) for r in (8, 6, 4)]
+
+
+@pytest.fixture
+def predictor():
+    """Predictor that scores by the mean of the image."""
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3))
+    with torch.no_grad():
+        model[2].weight.copy_(torch.tensor([1.0, 0, -1])[:, None].expand(3, 3))
+        model[2].bias.copy_(torch.tensor([0.0, 0.1, 0]))
+    return model
+
+
+def expected_logits(x, choice, branches):
+    rows = []
+    for image, j in zip(x, choice.tolist(), strict=True):
+        r = (8, 6, 4)[j]
+        rows.append(branches[j](F.interpolate(image[None], (r, r), mode='bilinear', align_corners=False)))
+    return torch.cat(rows)
+
+
+@pytest.mark.parametrize('choice', [[0, 1, 2, 1, 0, 2], [1, 1, 1, 1, 1, 1]])
+def test_static_routing_is_the_same(branches, choice):
+    x, choice = torch.randn(6, 3, 8, 8), torch.tensor(choice)
+    output = route_static(x, choice, branches, (8, 6, 4))
+    torch.testing.assert_close(output, expected_logits(x, choice, branches))
+
+
+def test_scripted_routing_is_the_same(branches, predictor):
+    x = torch.randn(6, 3, 8, 8) + torch.tensor([-1.0, 0, 1, 1, 0, -1]).view(6, 1, 1, 1)
+    choice = predictor(F.interpolate(x, (5, 5), mode='bilinear', align_corners=False)).argmax(dim=1)
+    assert set(choice.tolist()) == {0, 1, 2}
+    routing = ScriptedRouting(predictor, branches, 5, (8, 6, 4))
+    torch.testing.assert_close(routing(x), expected_logits(x, choice, branches))
+
+
+@pytest.mark.parametrize('way', [torch.jit.script, torch.fx.symbolic_trace])
+def test_pretrain_stage_is_captured_as_it_is(make_tiny, shake, images, way):
+    model = shake(make_tiny(stage='pretrain')).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(way(model)(images(4, 80)), model(images(4, 80)))
+
+
+@pytest.mark.parametrize('deployed', [False, True])
+@pytest.mark.parametrize('way', [torch.jit.trace, torch.export.export])
+def test_tracing_the_routing_of_an_example_is_refused(tiny, images, deployed, way):
+    model = tiny.deploy(micro_batch=0) if deployed else tiny
+    x = images(4)
+    with pytest.raises(RuntimeError, match='timm-drnet export'):
+        way(model, (x,))

@@ -45,18 +45,13 @@ def test_summand(images, act, inplace):
 
 
 @torch.no_grad()
-def test_weights_are_put_back_for_everything_else(images):
-    conv = nn.Conv2d(8, 8, 3)
-    x = images(2, 12, channels=8)
-    fused = FusedConv(conv, None)
+def test_copies_and_other_types_give_the_same(images):
+    conv, x = nn.Conv2d(8, 8, 3), images(2, 12, channels=8)
+    fused = FusedConv(conv, nn.ReLU())
+    assert fused.weight is conv.weight  # no memory of its own
     expected = fused(x)
-    if fused.runs_fused:
-        assert fused.weight.is_mkldnn
-    assert torch.equal(fused.state_dict()['weight'], conv.weight)
     assert torch.equal(copy.deepcopy(fused)(x), expected)
     torch.testing.assert_close(copy.deepcopy(fused).double()(x.double()).float(), expected, rtol=1e-5, atol=1e-5)
-    fused.load_state_dict({'weight': torch.zeros_like(conv.weight), 'bias': torch.ones(8)})
-    assert torch.equal(fused(x), torch.ones_like(expected))
 
 
 class Residual(nn.Module):
@@ -84,7 +79,7 @@ def test_graph_gives_the_same(images, after, swap):
     net = Residual(after, swap).eval()
     traced = fold_norms(net)
     x = images(3, 16)
-    fuse_convs(traced, x, {})
+    fuse_convs(traced, x)
     convs = [m for m in traced.modules() if isinstance(m, FusedConv)]
     assert len(convs) == 2
     assert any(conv.act is not None for conv in convs)
@@ -109,14 +104,14 @@ def test_sum_of_different_shapes_is_left_alone(images):
     net = Broadcast().eval()
     traced = fold_norms(net)
     x = images(2, 16)
-    fuse_convs(traced, x, {})
+    fuse_convs(traced, x)
     torch.testing.assert_close(traced(x), net(x), rtol=1e-5, atol=1e-5)
 
 
 def fused_graph(net, x):
     """A net with its convolutions fused, and what its graph calls with how many arguments."""
     traced = fold_norms(net.eval())
-    fuse_convs(traced, x, {})
+    fuse_convs(traced, x)
     calls = [
         (type(traced.get_submodule(node.target)).__name__, len(node.args))
         for node in traced.graph.nodes if node.op == 'call_module']
@@ -225,33 +220,6 @@ def test_activations_keep_their_settings(images):
 
 
 @torch.no_grad()
-def test_weights_wait_in_the_order_of_every_shape_and_number_of_threads(images):
-    conv = nn.Conv2d(64, 64, 3, padding=1)
-    fused, expected = FusedConv(conv, None), {}
-    if not fused.runs_fused:
-        pytest.skip('oneDNN has no such operators here')
-    one = conv.weight.nbytes + conv.bias.nbytes
-    assert fused.memory() == one
-    threads = torch.get_num_threads()
-    try:
-        for number in (1, 2, 3):
-            torch.set_num_threads(number)
-            for n in (1, 2, 3, 5, 16, 17, 33):
-                x = images(n, 7, channels=64, seed=n)
-                expected[number, n] = conv(x)
-                torch.testing.assert_close(fused(x), expected[number, n], rtol=1e-4, atol=1e-5)
-        situations, weights = len(fused._packed), len({id(w) for w in fused._packed.values()})
-        assert situations == 3 * 7  # 17 counts as 32, 33 as 64
-        assert weights < situations / 2  # most are the same
-        assert fused.memory() == conv.bias.nbytes + weights * conv.weight.nbytes
-        fused(images(31, 7, channels=64))
-        assert len(fused._packed) == situations
-    finally:
-        torch.set_num_threads(threads)
-    assert copy.deepcopy(fused).memory() == one
-
-
-@torch.no_grad()
 def test_autocast_changes_nothing(images):
     net, x = Net(lambda net, x: net.act(net.two(net.one(x)) + x)), images(2, 16)
     traced, _ = fused_graph(net, x)
@@ -259,28 +227,3 @@ def test_autocast_changes_nothing(images):
     with torch.autocast('cpu', torch.bfloat16):
         result = traced(x.bfloat16())
     torch.testing.assert_close(result.float(), expected, rtol=0.05, atol=0.05)
-
-
-@torch.no_grad()
-def test_weight_put_in_order_in_inference_mode_is_an_ordinary_tensor(images):
-    conv, x = nn.Conv2d(3, 4, 3), images(2, 16)
-    fused = FusedConv(conv, None)
-    with torch.inference_mode():
-        fused(x)
-    assert not fused.weight.is_inference()
-    torch.testing.assert_close(fused(x), conv(x))
-
-
-@torch.no_grad()
-def test_graphs_keep_convolutions_in_common(images):
-    conv = nn.Conv2d(3, 3, 3)
-    x, made, memo = images(2, 16), {}, {}
-    nets = (nn.Sequential(conv), nn.Sequential(conv, nn.ReLU()), nn.Sequential(conv, nn.ReLU()))
-    graphs = [fold_norms(net, memo=memo) for net in nets]
-    for traced in graphs:
-        fuse_convs(traced, x, made)
-    convs = [next(m for m in traced.modules() if isinstance(m, FusedConv)) for traced in graphs]
-    assert convs[0] is not convs[1]
-    assert convs[1] is convs[2]
-    for traced, net in zip(graphs, nets, strict=True):
-        torch.testing.assert_close(traced(x), net(x), rtol=1e-5, atol=1e-5)

@@ -53,7 +53,7 @@ def model():
 @pytest.fixture(scope='module')
 def folder(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp('exports') / 'tiny'
-    export_model(model, folder, labels=['alpha', 'beta', 'gamma', 'delta', 'epsilon'])
+    export_model(model, folder, timm_drnet.cost_table(model), labels=['alpha', 'beta', 'gamma', 'delta', 'epsilon'])
     return folder
 
 

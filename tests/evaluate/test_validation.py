@@ -31,7 +31,7 @@ def make_model(num_classes=7, stage='joint', **kwargs):
     if stage == 'joint':
         nn.init.normal_(model.predictor.classifier.weight)
         x = make_images()
-        scores = model.predictor(nn.functional.interpolate(x, size=model.predictor_size, mode='bilinear'))
+        scores = model.predictor(nn.functional.interpolate(x, size=model.args.predictor_size, mode='bilinear'))
         model.predictor.classifier.bias -= scores.mean(dim=0)
         logits = torch.cat([model.forward_at(x, j) for j in range(len(RESOLUTIONS))])
         model.backbone.fc.bias -= logits.mean(dim=0)
@@ -64,7 +64,7 @@ def test_numbers_are_those_of_one_image_at_a_time(num_classes, k, batch_size):
     table = timm_drnet.cost_table(model)
     with torch.no_grad():
         choices = [int(model.predictor(nn.functional.interpolate(
-            image[None], size=model.predictor_size, mode='bilinear')).argmax()) for image in x]
+            image[None], size=model.args.predictor_size, mode='bilinear')).argmax()) for image in x]
         held = [
             [hits_by_hand(model.forward_at(image[None], j), label, k) for image, label in zip(x, target, strict=True)]
             for j in range(len(RESOLUTIONS))

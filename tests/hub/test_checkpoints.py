@@ -126,7 +126,7 @@ def test_started_predictor_learns(make_tiny, plain, images):
     ({'resolution_aware_norm': False}, {})])
 def test_weights_for_another_number_of_resolutions_are_refused(make_tiny, saved, wanted):
     state, model = make_tiny(**saved).state_dict(), make_tiny(**wanted)
-    sets = len(model.resolutions) if model.resolution_aware_norm else 1
+    sets = len(model.resolutions) if model.args.resolution_aware_norm else 1
     expected = f'norms for {1 if saved else 3} resolutions, but the model has {sets} sets.*resolutions=.*Give the arg'
     with pytest.raises(ValueError, match=expected):
         checkpoint_filter_fn(state, model)

@@ -31,9 +31,9 @@ def make_results(model, dynamic=71.237, idle=False, **kwargs):
     if idle:
         rows = [(64, 0, 0.0, 73.111), (48, 400, 0.4, 72.222), (32, 600, 0.6, 61.333)]
     costs = [row.backbone_flops / 1e9 for row in timm_drnet.cost_table(model)]
-    joint = model.stage == 'joint'
+    joint = model.args.stage == 'joint'
     validation = Validation(
-        images=1000, stage=model.stage, num_classes=model.num_classes, k=min(5, model.num_classes),
+        images=1000, stage=model.args.stage, num_classes=model.num_classes, k=min(5, model.num_classes),
         dynamic=Score(dynamic, 93.456, 0.00987, 0.601),
         resolutions=tuple(
             ResolutionScore(

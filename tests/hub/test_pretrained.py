@@ -43,7 +43,7 @@ def compare(name, plain, create=timm.create_model, channels=3, **kwargs):
         'equal': torch.equal(model(x), plain(small(x, model.resolutions[0]))),
         'branches': [torch.equal(model.forward_at(x, j), plain(small(x, r))) for j, r in enumerate(model.resolutions)],
         'same_head': same_head, 'num_classes': kwargs.get('num_classes', 1000), 'log': list(records),
-        'scores': model.predictor(small(x, model.predictor_size)).softmax(1)[0].tolist(),
+        'scores': model.predictor(small(x, model.args.predictor_size)).softmax(1)[0].tolist(),
         'trainable': all(p.requires_grad for p in model.predictor.parameters()),
     }
 

@@ -6,6 +6,7 @@ What a push does to a repository is tested in fresh processes, in `cli/test_publ
 import contextlib
 import json
 import re
+from dataclasses import replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -83,15 +84,15 @@ def test_every_argument_survives(make_tiny, shake, tmp_path):
 
 
 def test_what_was_changed_after_creation_survives(tiny, tmp_path):
-    tiny.eta, tiny.tau, tiny.alpha = 0.5, 3.0, None
+    tiny.args = replace(tiny.args, eta=0.5, tau=3.0, alpha=None)
     save_folder(tiny, tmp_path / 'a', CARD)
     loaded = load(tmp_path / 'a')
-    assert (loaded.eta, loaded.tau, loaded.alpha) == (0.5, 3.0, None)
-    loaded.alpha = 0.01
+    assert (loaded.args.eta, loaded.args.tau, loaded.args.alpha) == (0.5, 3.0, None)
+    loaded.args = replace(loaded.args, alpha=0.01)
     save_folder(loaded, tmp_path / 'b', CARD)
     again = load(tmp_path / 'b')
-    assert again.alpha == 0.01
-    again.alpha = None
+    assert again.args.alpha == 0.01
+    again.args = replace(again.args, alpha=None)
     save_folder(again, tmp_path / 'c', CARD)
     assert load(tmp_path / 'c').alpha is None
 

@@ -133,9 +133,9 @@ def test_tag_of_a_plain_backbone_has_its_configuration(name, plain):
 def test_defaults(name, resolutions, predictor_size, size):
     model = timm.create_model(name, device='meta')
     assert isinstance(model, timm_drnet.DRNet)
-    assert (model.resolutions, model.predictor_size) == (resolutions, predictor_size)
-    assert (model.stage, model.alpha, model.eta, model.tau) == ('joint', None, 0.2, 1.0)
-    assert model.resolution_aware_norm
+    assert (model.resolutions, model.args.predictor_size) == (resolutions, predictor_size)
+    assert (model.args.stage, model.args.alpha, model.args.eta, model.args.tau) == ('joint', None, 0.2, 1.0)
+    assert model.args.resolution_aware_norm
     assert resolve_model_data_config(model)['input_size'] == (3, size, size)
 
 
@@ -233,5 +233,5 @@ def test_saved_model_takes_other_arguments(make_tiny, tmp_path):
     model = make_tiny(alpha=0.02)
     save_for_hf(model, tmp_path)
     loaded = timm.create_model(f'local-dir:{tmp_path}', pretrained=True, alpha=0.01, resolutions=(96, 64, 48))
-    assert (loaded.alpha, loaded.resolutions) == (0.01, (96, 64, 48))
+    assert (loaded.args.alpha, loaded.resolutions) == (0.01, (96, 64, 48))
     assert torch.equal(loaded.backbone.fc.weight, model.backbone.fc.weight)

@@ -114,9 +114,9 @@ def joint_reference(model, x, target, criterion, seed, alpha, eta, costs):
     """
     predictor = copy.deepcopy(model.predictor).train()
     torch.manual_seed(seed)
-    log_p = predictor(resized(x, model.predictor_size)).log_softmax(1)
+    log_p = predictor(resized(x, model.args.predictor_size)).log_softmax(1)
     g = -torch.empty_like(log_p).exponential_().log()  # Eq. 10
-    y = ((log_p + g) / model.tau).softmax(1)  # Eq. 11
+    y = ((log_p + g) / model.args.tau).softmax(1)  # Eq. 11
     choice = y.argmax(1)  # Eq. 9
     twins = [plain_twin(model, j) for j in range(len(RESOLUTIONS))]
     logits = torch.stack([torch.zeros(CLASSES)] * len(x))
@@ -191,7 +191,7 @@ def all_resolutions_reference(model, x, target, criterion, alpha, eta, costs):
         Gradients of the backbone, of the predictor, and the loss.
     """
     predictor = copy.deepcopy(model.predictor).train()
-    log_p = predictor(resized(x, model.predictor_size)).log_softmax(1)
+    log_p = predictor(resized(x, model.args.predictor_size)).log_softmax(1)
     labels = target if target.is_floating_point() else F.one_hot(target, CLASSES).float()
     grads, total, expected, spent = {}, 0.0, 0.0, 0.0
     for j, r in enumerate(RESOLUTIONS):
@@ -238,7 +238,7 @@ def test_every_norm_is_kept_fresh_at_all_resolutions(caplog):
     ClassificationTask(model, torch.nn.CrossEntropyLoss())(x, target)['loss'].backward()
     assert all(norm.running_mean.abs().max() > 0 for norm in model.backbone.bn1.norms)
     with caplog.at_level('INFO'):
-        model.eval()
+        model.eval()(x)
     assert '64 px: 0.0%, 48 px: 100.0%, 32 px: 0.0%' in caplog.text
     torch.testing.assert_close(model(x), model.branch(1)(resized(x, 48)))
 

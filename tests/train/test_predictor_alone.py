@@ -1,6 +1,7 @@
 """Training the predictor alone: it learns, and the backbone does not."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -41,7 +42,7 @@ def test_it_learns_which_resolution_is_right(problem):
 
 def test_target_is_kept(problem):
     model, x, _ = problem
-    model.cost, model.alpha, model.eta = (2.0, 1.0, 0.1), 1.2, 20.0
+    model.args = replace(model.args, cost=(2.0, 1.0, 0.1), alpha=1.2, eta=20.0)
     batches = [(x[i:i + 16], torch.zeros(16, dtype=torch.int64)) for i in range(0, 64, 16)]
     train_predictor(model, batches, epochs=15, lr=3e-3)
     p = model.predictor_scores(x).softmax(dim=1).mean(dim=0).detach()

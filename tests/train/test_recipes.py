@@ -55,7 +55,7 @@ def test_recipe_builds(path):
     if isinstance(model, timm_drnet.DRNet):
         assert recipe['device_modules'] == ['timm_drnet']
         assert recipe['input_size'][1] == model.resolutions[0]
-        assert ('joint' in path.stem) == (model.stage == 'joint')
+        assert ('joint' in path.stem) == (model.args.stage == 'joint')
         trained = {id(p) for group in optimizer.param_groups for p in group['params']}
         assert trained == {id(p) for p in model.parameters() if p.requires_grad}
 

@@ -5,10 +5,11 @@ import logging
 import pickle
 
 import pytest
+import timm
 import torch
 
 import timm_drnet
-from timm_drnet.train.routing_log import RoutingStatistics, log_routing
+from timm_drnet.train.routing_log import RoutingLog, install_routing_log
 
 
 @pytest.fixture
@@ -40,83 +41,102 @@ def count(choice):
 
 
 def test_line_by_hand(lines):
-    log_routing('evaluation', [1, 3], 4, (64, 32), [4_000_000_000, 1_000_000_000], 500_000_000)
+    log = RoutingLog((64, 32), [4_000_000_000, 1_000_000_000], 500_000_000)
+    log.counts, log.images, log.training = [1, 3], 4, False
+    log.report()
     assert lines() == [
         'DRNet evaluation: 2.25 GFLOPs per image on average (56.2% of the backbone at 64 px), 4 images,'
         ' 64 px: 25.0%, 32 px: 75.0%']
 
 
-def test_counts_add_up_and_start_anew():
-    statistics = RoutingStatistics(3)
-    statistics.add([1, 0, 2], 3)
-    statistics.add([0, 5, 0], 5)
-    assert statistics.take() == ([1, 5, 2], 8)
-    assert statistics.take() == ([0, 0, 0], 0)
+@pytest.fixture
+def logged(make_tiny):
+    """Function that makes a tiny model with a routing log."""
+
+    def make(**kwargs):
+        model = make_tiny(**kwargs)
+        install_routing_log(model)
+        return model
+
+    return make
 
 
-@pytest.mark.parametrize('end', ['train', 'eval', 'state_dict'])
-def test_evaluation_is_reported_once_at_its_end(tiny, spread_choices, images, lines, end):
-    x = images(13)
-    counts = count(spread_choices(tiny, x))
-    tiny(x[:6])
-    tiny(x[6:])
+def run_in_training(model, x):
+    model.train()
+    logits = model(x)
+    model.take_step()
+    return logits
+
+
+@pytest.mark.parametrize('end', ['training', 'state_dict'])
+def test_evaluation_is_reported_once_at_its_end(logged, shake, spread_choices, images, lines, end):
+    model, x = shake(logged()).eval(), images(13)
+    counts = count(spread_choices(model, x))
+    model(x[:6])
+    model(x[6:])
     assert lines() == []
-    getattr(tiny, end)()
-    assert lines() == [expected_line(tiny, 'evaluation', counts)]
-    tiny.eval()
-    tiny.state_dict()
+    model.state_dict() if end == 'state_dict' else run_in_training(model, x)
+    assert lines() == [expected_line(model, 'evaluation', counts)]
+    model.state_dict()
     assert lines() == []
 
 
-def test_training_is_reported_at_the_switch_and_not_by_state_dict(make_tiny, images, lines):
-    model = make_tiny(tau=0.01).train()
-    chosen = []
-    route = model._route
-    model._route = lambda x, choice: (chosen.extend(choice.tolist()), route(x, choice))[1]
+def test_training_is_reported_when_evaluation_begins_and_not_by_state_dict(logged, images, lines):
+    model = logged(tau=0.01)
+    counts = [0, 0, 0]
     for seed in range(3):
-        model(images(4, seed=seed))
-        model.take_step()
+        run_in_training(model, images(4, seed=seed))
+        counts = [a + b for a, b in zip(counts, model.last_counts, strict=True)]
     model.state_dict()  # a checkpoint in the middle of an epoch
     assert lines() == []
-    model.eval()
-    assert lines() == [expected_line(model, 'training', count(torch.tensor(chosen)))]
+    model.eval()(images(2))
+    assert lines() == [expected_line(model, 'training', counts)]
 
 
-def test_pretrain_stage_reports_every_resolution_without_predictor(make_tiny, images, lines):
-    model = make_tiny(stage='pretrain').train()
-    model(images(4))
-    model.eval()
+def test_pretrain_stage_reports_every_resolution_without_predictor(logged, images, lines):
+    model = logged(stage='pretrain')
+    run_in_training(model, images(4))
+    model.eval()(images(3))
     assert lines() == [expected_line(model, 'training', [4, 4, 4], images=4, predictor=False)]
-    model(images(3))
-    model.train()
+    run_in_training(model, images(4))
     assert lines() == [expected_line(model, 'evaluation', [3, 0, 0], predictor=False)]
 
 
-def test_nothing_is_reported_when_nothing_ran(tiny, images, lines):
-    tiny.train()
-    tiny.eval()
-    tiny.state_dict()
-    tiny.forward_at(images(2), 1)  # not the model's own choice
-    tiny.predict_resolution(images(2))
-    tiny.branch(0)(images(2))
-    tiny.forward_features(images(2))
-    tiny.train()
+def test_only_the_model_s_own_choices_are_counted(logged, images, lines):
+    model = logged().eval()
+    model.forward_at(images(2), 1)
+    model.predict_resolution(images(2))
+    model.branch(0)(images(2))
+    model.forward_features(images(2))
+    model.state_dict()
     assert lines() == []
 
 
-def test_nothing_is_counted_for_a_log_that_is_off(tiny, images, caplog):
-    caplog.set_level(logging.WARNING, logger='timm_drnet')
-    tiny(images(2))
-    tiny.train()
-    assert '_cost_table' not in tiny.__dict__
+def test_state_dict_counts_no_flops(logged, images, monkeypatch, lines):
+    model = logged().eval()
+    model(images(2))
+    monkeypatch.setattr('timm_drnet.cost.flops.FlopCountAnalysis', lambda *_: pytest.fail('FLOPs were counted'))
+    model.__dict__.pop('_cost_table')
+    model.state_dict()
+    assert len(lines()) == 1
 
 
-@pytest.mark.parametrize('clone', [copy.deepcopy, copy.copy, lambda model: pickle.loads(pickle.dumps(model))])
-def test_copies_start_at_zero(tiny, images, lines, clone):
-    tiny(images(4))
-    twin = clone(tiny)
-    lines()
-    twin.train()
-    assert lines() == []
-    tiny.train()
+@pytest.mark.parametrize('clone', [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_copies_count_for_themselves(logged, images, lines, clone):
+    model = logged().eval()
+    twin = clone(model)
+    model(images(4))
+    twin(images(2))
+    twin.state_dict()
+    assert ' 2 images' in lines()[0]
+    model.state_dict()
+    assert ' 4 images' in lines()[0]
+
+
+def test_a_task_of_timm_installs_the_log_once(make_tiny, images, lines):
+    model = make_tiny().train()
+    for _ in range(2):
+        task = timm.task.ClassificationTask(model, torch.nn.CrossEntropyLoss())
+    task(images(4), torch.arange(4))
+    model.eval()(images(1))
     assert len(lines()) == 1

@@ -56,9 +56,9 @@ def make_manifest(
     """
     settings = {
         'resolutions': model.resolutions,
-        'predictor_size': model.predictor_size,
-        'stage': model.stage,
-        'cost_weight': model.cost_weight,
+        'predictor_size': model.args.predictor_size,
+        'stage': model.args.stage,
+        'cost_weight': model.args.cost_weight,
         'preparation': data_config(model),
     }
     manifest = {

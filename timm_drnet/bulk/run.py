@@ -21,6 +21,7 @@ from ..core.drnet import DRNet
 from ..cost.flops import cost_table
 from ..data.labels import labels_for
 from ..data.reading import image_loader
+from ..deploy.deployed import deploy
 from .assembly import Assembly, Meaning
 from .attempts import Attempts
 from .cluster import Plan, import_ray, plan_workers, ray_cluster
@@ -95,14 +96,14 @@ def classify_bulk(
     topk = min(topk, model.num_classes)
     _check_output_is_apart(inputs, output)
     image_loader(model)  # these raise here what would be raised in a worker
-    model.deploy(micro_batch=0)
+    deploy(model, micro_batch=0)
     listing = list_inputs(inputs, image_column)
     with output_of(make_manifest(model, listing, labels, topk, shard_size), output) as folder:
         shards = ShardFolder(folder, len(listing), shard_size)
         missing = shards.missing()
         rows = cost_table(model)
         # In the pretrain stage the predictor does not run.
-        costs = [row.total_flops if model.stage == 'joint' else row.backbone_flops for row in rows]
+        costs = [row.total_flops if model.args.stage == 'joint' else row.backbone_flops for row in rows]
         if not missing:
             return report_on(shards, model.resolutions, [], 0.0, 0.0, 0)
         assembly = Assembly(shards, listing, Meaning(labels, model.resolutions, [c / 1e9 for c in costs], topk))

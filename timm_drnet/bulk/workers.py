@@ -14,6 +14,7 @@ import torch
 
 from ..core.drnet import DRNet
 from ..data.reading import image_loader
+from ..deploy.deployed import deploy
 from .decoding import Decoder
 from .grouping import classify_grouped
 from .listing import Location
@@ -104,7 +105,7 @@ class ClassifyingWorker:
         torch.set_num_threads(threads)  # Ray says one, by OMP_NUM_THREADS, where a worker has not just that many
         original: DRNet = ray.get(model)
         self._decode = Decoder(image_loader(original), column, threads)
-        self._model = original.to(device).eval().deploy()
+        self._model = deploy(original.to(device).eval())
         self._attempts = attempts
         self._topk, self._batch_size, self._device = topk, batch_size, device
         self._began = 0.0

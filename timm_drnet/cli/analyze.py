@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         loader = make_loader(images, config, args.batch_size, args.workers, device)
         with tqdm(loader, desc='analyze', unit='batch', leave=False, disable=None) as progress:
             analysis = analyze(model, images.batches(progress), args.amp, args.seed)
-        settings = {**measured_how(args, config), 'cost_weight': model.cost_weight}
+        settings = {**measured_how(args, config), 'cost_weight': model.args.cost_weight}
         summary = _write(args, analysis, images, _class_names(model, images), settings)
     except ValueError as error:
         raise UserError(str(error)) from error

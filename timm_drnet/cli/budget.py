@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ..core.drnet import DRNet
 from ..cost.budget import Budget, Setting, find_budget
-from ..cost.flops import model_costs
+from ..cost.costs import measure_costs, set_cost_weight
 from ..cost.latency import latency_table
 from ..data.datasets import open_labelled_images
 from ..data.files import find_images
@@ -68,12 +68,12 @@ def run(args: argparse.Namespace) -> int:
     except ValueError as error:
         raise UserError(f'{_option(args)}{args.data}: {error}') from error
     if budget.chosen is not None:
-        model.cost_weight = budget.chosen.cost_weight
+        set_cost_weight(model, budget.chosen.cost_weight)
     if args.output:
         save_folder(model.cpu(), args.output)
     if args.json:
         print(json.dumps({
-            'model': args.model, 'checkpoint': args.checkpoint, 'data': args.data, 'cost': model.cost,
+            'model': args.model, 'checkpoint': args.checkpoint, 'data': args.data, 'cost': model.args.cost,
             'resolutions': model.resolutions, **dataclasses.asdict(budget),
             'unreadable': [{'path': str(one.path), 'reason': one.reason} for one in unreadable]}, indent=2))
     else:
@@ -116,10 +116,11 @@ def _choose_cost(args: argparse.Namespace, model: DRNet) -> float | None:
     if args.target_ms is not None:
         # What the model may have been given was measured somewhere else, or is to be measured now.
         rows = latency_table(model, args.latency_batch_size)
-        model.cost = (*(row.backbone_ms for row in rows), rows[0].predictor_ms)
+        cost = (*(row.backbone_ms for row in rows), rows[0].predictor_ms)
+        model.args = dataclasses.replace(model.args, cost=cost)
         return float(args.target_ms)
     if args.target_gflops is not None:
-        model.cost = 'flops'
+        model.args = dataclasses.replace(model.args, cost='flops')
         return float(args.target_gflops)
     return None
 
@@ -158,7 +159,7 @@ def _unlabelled(args: argparse.Namespace, model: DRNet, unreadable: list[Unreada
 
 
 def _table(args: argparse.Namespace, model: DRNet, budget: Budget, no_labels: str | None) -> str:
-    costs = model_costs(model)
+    costs = measure_costs(model)
     largest = max(costs.backbone)
     sides = ''.join(f'{f"{r} px":>10}' for r in model.resolutions)
     lines = [

@@ -7,6 +7,7 @@ import sys
 from contextlib import redirect_stdout
 from typing import Any
 
+from ..cost.flops import cost_table
 from ..deploy.export import FORMATS, ExportError, check_target, export_model
 from .common import Subparsers, UserError, add_model_arguments, load_model, read_labels
 
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
                             f' {cfg["num_classes"]} classes; give others with --checkpoint')
         with redirect_stdout(sys.stderr):  # some versions of the exporter tell what they do
             manifest = export_model(
-                model, args.out, args.format, args.opset, labels, args.model,
+                model, args.out, cost_table(model), args.format, args.opset, labels, args.model,
                 license=None if args.checkpoint else cfg.get('license'), progress=True)
     except (ExportError, ImportError, ValueError) as error:
         raise UserError(str(error)) from error

@@ -160,11 +160,11 @@ def _is_file(source: str) -> bool:
 
 def _check_stage(args: argparse.Namespace, model: DRNet, training: TrainingRun | None) -> None:
     """A model of the pretrain stage would not route; nobody publishes one unless on purpose."""
-    if model.stage == 'pretrain' and args.model_kwargs.get('stage') != 'pretrain':
+    if model.args.stage == 'pretrain' and args.model_kwargs.get('stage') != 'pretrain':
         raise UserError(
             f'{args.source}: is of the pretrain stage and would run every image at {model.resolutions[0]} px; publish'
             ' that of the joint stage, or say --model-kwargs stage=pretrain to publish it as a start for others')
-    if training and training.model_args.get('stage') == 'pretrain' and model.stage == 'joint':
+    if training and training.model_args.get('stage') == 'pretrain' and model.args.stage == 'joint':
         raise UserError('--model-kwargs stage=joint: the checkpoint is of the pretrain stage, so its predictor is not'
                         ' trained; say stage=pretrain')
 
@@ -204,7 +204,7 @@ def _summary(
         accuracy = f'{found.dynamic.top1:.2f} % top-1 of {found.images:,} images, measured on {results.measured}'
     rows = {
         'model': f'{_cfg(model)["architecture"]}, {model.num_classes:,} classes,'
-                 f' {", ".join(map(str, model.resolutions))} px, {model.stage} stage',
+                 f' {", ".join(map(str, model.resolutions))} px, {model.args.stage} stage',
         'weights': weights, 'labels': names, 'licence': f'{license} ({origin})',
         'data sets': ', '.join(args.dataset) or 'not named (--dataset)',
         'base model': base_model or 'not named (--base-model)', 'accuracy': accuracy,

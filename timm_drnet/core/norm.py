@@ -25,14 +25,10 @@ class ResolutionAwareNorm(nn.Module):
 
     def __init__(self, norm: nn.Module, num_resolutions: int) -> None:
         super().__init__()
-        self.norms = nn.ModuleList([norm, *(_clone(norm) for _ in range(num_resolutions - 1))])
+        self.norms = nn.ModuleList([norm, *(copy.deepcopy(norm) for _ in range(num_resolutions - 1))])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Refuse to guess an index.
-
-        Raises:
-            RuntimeError: Always.
-        """
+        """Refuse to guess an index, with a RuntimeError."""
         raise RuntimeError(
             'A resolution-aware norm does not know which resolution it is used at.'
             ' Call model(x), model.forward_at(x, choice) or model.branch(j)(x) instead of the backbone itself.'
@@ -60,17 +56,10 @@ class SingleValueNorm(nn.Module):
 
 
 def convert_norms(module: nn.Module, num_resolutions: int) -> int:
-    """Replace every BatchNorm below a module, in place, by a resolution-aware norm.
+    """Replace every BatchNorm below a module, in place, by a resolution-aware norm, and count those replaced.
 
     Subclasses such as timm's BatchNormAct2d and SyncBatchNorm keep their type and activation. A BatchNorm that stands
     in two places stays one resolution-aware norm in both.
-
-    Args:
-        module: The backbone.
-        num_resolutions: Number of candidates.
-
-    Returns:
-        The number of different BatchNorms replaced.
     """
     converted: dict[nn.Module, ResolutionAwareNorm] = {}
     for parent in list(module.modules()):
@@ -86,15 +75,8 @@ def branch_view(module: nn.Module, index: int, guard_single_value: bool = False)
     """The module as it is at one candidate resolution, sharing all weights.
 
     Views are cheap, as no weight is copied, and are built when needed: one that is never kept can never be stale after
-    ``reset_classifier``, ``convert_sync_batchnorm``, ``train()`` or any other change to the module.
-
-    Args:
-        module: A module that may hold resolution-aware norms.
-        index: The candidate.
-        guard_single_value: Whether the norms must take a single value per channel in training.
-
-    Returns:
-        A view, or the module itself if it holds nothing to replace.
+    ``reset_classifier``, ``convert_sync_batchnorm``, ``train()`` or any other change to the module, which is returned
+    itself if it holds nothing to replace. With ``guard_single_value`` the norms take a single value in training.
     """
     if isinstance(module, ResolutionAwareNorm):
         module = module.norms[index]
@@ -113,35 +95,10 @@ def branch_view(module: nn.Module, index: int, guard_single_value: bool = False)
 
 
 def resize(x: torch.Tensor, size: int) -> torch.Tensor:
-    """Resize square images bilinearly without antialiasing; the identity when the size matches.
-
-    Args:
-        x: Images, (B, C, S, S).
-        size: The new side in pixels.
-
-    Returns:
-        Images, (B, C, size, size).
-    """
+    """Resize images, (B, C, S, S), to (B, C, size, size), if they differ: bilinearly, without antialiasing."""
     if not isinstance(x, torch.fx.Proxy) and x.shape[-2:] == (size, size):
         return x
     return F.interpolate(x, size=(size, size), mode='bilinear', align_corners=False)
-
-
-def _clone(norm: nn.Module) -> nn.Module:
-    """A norm with the same values and nothing in common. Deep copies would take a tenth of a model's creation."""
-    twin = _shallow_copy(norm)
-    for name, value in twin.__dict__.items():
-        if isinstance(value, dict | set):  # of parameters, buffers, modules and hooks
-            twin.__dict__[name] = value.copy()
-    for name, parameter in norm._parameters.items():
-        if parameter is not None:
-            twin._parameters[name] = nn.Parameter(parameter.detach().clone(), parameter.requires_grad)
-    for name, buffer in norm._buffers.items():
-        if buffer is not None:
-            twin._buffers[name] = buffer.clone()
-    for name, child in norm._modules.items():
-        twin._modules[name] = copy.deepcopy(child)
-    return twin
 
 
 def _shallow_copy(module: nn.Module) -> nn.Module:

@@ -5,8 +5,7 @@ from typing import Any
 from timm.models import BasicBlock, EfficientNet, ResNet
 from torch import nn
 
-PREDICTOR_SIZES = {'residual': 128, 'inverted_residual': 64}
-"""The kinds of predictor and the side in pixels at which each sees the image (sections 4.2 and 4.4)."""
+from .arguments import PREDICTOR_SIZES
 
 
 def create_predictor(kind: str, num_resolutions: int, in_chans: int = 3, **kwargs: Any) -> nn.Module:
@@ -21,9 +20,6 @@ def create_predictor(kind: str, num_resolutions: int, in_chans: int = 3, **kwarg
 
     Returns:
         A module from (B, in_chans, S, S) to (B, num_resolutions) scores.
-
-    Raises:
-        ValueError: If there is no such kind.
     """
     if kind == 'residual':
         return ResNet(

@@ -1,15 +1,19 @@
 """Routing: split a batch by choice, run each branch once on its part, put the results back in order."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
-from torch import nn
 
-from ..deploy.compilation import not_compiled
-from .norm import resize
+_Function = TypeVar('_Function', bound=Callable[..., Any])
 
 
-@not_compiled
+def eager(function: _Function) -> _Function:
+    """Keep a function out of torch.compile's graphs, while what it calls may be compiled."""
+    return torch.compiler.disable(function, recursive=False)  # type: ignore[no-any-return]
+
+
+@eager
 def route(
         x: torch.Tensor,
         choice: torch.Tensor,
@@ -22,7 +26,7 @@ def route(
     The one wait for the device is reading how many images chose each candidate.
 
     Args:
-        x: Images, (B, C, S, S).
+        x: Images, (B, C, S, S), in any memory format, which the parts keep.
         choice: Index of the candidate of each image, (B,) integers.
         num_resolutions: Number of candidates, M.
         run: Called with a candidate and its images, once per candidate; returns (images, ...).
@@ -41,10 +45,12 @@ def route(
     counts, wanted = torch.stack((chosen, chosen_anywhere)).tolist()  # the wait; bincount would add two
     if sum(counts) < len(x):
         invalid = int(choice[(choice < 0) | (choice >= num_resolutions)][0])
-        raise ValueError(f'Invalid choice {invalid}: there are {num_resolutions} candidates, counted from 0.')
+        raise ValueError(
+            f'Invalid choice {invalid}: there are {num_resolutions} candidates, counted from 0. A router gives -1 where'
+            ' its scores are not finite, as those of damaged weights.')
     order = torch.argsort(choice, stable=True)
     outputs = [
-        run(j, x.index_select(0, index) if len(index) < len(x) else x)
+        run(j, x[index] if len(index) < len(x) else x)  # index_select would lose the memory format
         for j, index in enumerate(order.split(counts))
         if wanted[j]
     ]
@@ -55,7 +61,7 @@ def route(
             'The outputs of different resolutions have different shapes and cannot form one batch: without global'
             " pooling use model.forward_features(x), or restore pooling with model.reset_classifier(n, 'avg').")
     restore = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
-    return torch.cat(outputs).index_select(0, restore), counts
+    return torch.cat(outputs)[restore], counts
 
 
 def _sum_over_ranks(counts: torch.Tensor) -> torch.Tensor:
@@ -64,76 +70,32 @@ def _sum_over_ranks(counts: torch.Tensor) -> torch.Tensor:
     return total
 
 
-def route_static(
-        x: torch.Tensor,
-        choice: torch.Tensor,
-        branches: Sequence[nn.Module],
-        resolutions: Sequence[int],
-) -> torch.Tensor:
-    """`route` without control flow that depends on the data, for torch.fx: every branch runs, empty ones too."""
-    outputs, order = [], []
-    for j, branch in enumerate(branches):
-        index = (choice == j).nonzero().flatten()
-        outputs.append(branch(resize(x.index_select(0, index), resolutions[j])))
-        order.append(index)
-    return torch.cat(outputs).index_select(0, torch.cat(order).argsort())
-
-
-class ScriptedRouting(nn.Module):
-    """A DRNet for ``torch.jit.script``: inference only, plain branches, routing in TorchScript's own control flow."""
-
-    def __init__(
-            self,
-            predictor: nn.Module,
-            branches: Sequence[nn.Module],
-            predictor_size: int,
-            resolutions: Sequence[int],
-    ) -> None:
-        super().__init__()
-        self.predictor = predictor
-        self.branches = nn.ModuleList(branches)
-        self.predictor_size = predictor_size
-        self.resolutions = list(resolutions)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits, (B, num_classes), of images, (B, C, S, S)."""
-        choice = self.predictor(_scriptable_resize(x, self.predictor_size)).argmax(dim=1)
-        outputs: list[torch.Tensor] = []
-        order: list[torch.Tensor] = []
-        for j, branch in enumerate(self.branches):
-            index = (choice == j).nonzero().flatten()
-            if index.numel() > 0:
-                outputs.append(branch(_scriptable_resize(x.index_select(0, index), self.resolutions[j])))
-                order.append(index)
-        return torch.cat(outputs).index_select(0, torch.cat(order).argsort())
-
-
-def _scriptable_resize(x: torch.Tensor, size: int) -> torch.Tensor:
-    return torch.nn.functional.interpolate(x, size=[size, size], mode='bilinear', align_corners=False)
-
-
 def check_images(x: torch.Tensor) -> None:
-    """Refuse what is no batch of square images, (B, C, S, S).
-
-    Raises:
-        ValueError: If it is none.
-    """
+    """Refuse what is no batch of square images, (B, C, S, S), with a ValueError."""
     if x.ndim != 4 or x.shape[0] == 0 or x.shape[2] != x.shape[3]:
         raise ValueError(
             f'Invalid input of shape {tuple(x.shape)}: use a batch of square images, (B, C, S, S); crop or pad others.')
 
 
-def check_choices(choice: torch.Tensor, images: int) -> torch.Tensor:
-    """Refuse what is no choice for each of a number of images, (B,) integers; `route` sees whether they exist.
-
-    Returns:
-        The same as int64.
+def check_choices(choice: Any, x: torch.Tensor) -> torch.Tensor:
+    """Make one choice for each image of x an int64 tensor on its device; `route` sees whether they exist.
 
     Raises:
-        ValueError: If it is none.
+        ValueError: If it is no tensor, array or sequence of B integers.
     """
-    if choice.shape != (images,) or choice.is_floating_point() or choice.is_complex():
+    try:
+        choices = torch.as_tensor(choice, device=x.device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f'Invalid choice {choice!r}: use one integer for each of the {len(x)} images.') from error
+    if choices.shape != (len(x),) or choices.dtype.is_floating_point or choices.dtype in (torch.bool, torch.complex64):
         raise ValueError(
-            f'Invalid choice of shape {tuple(choice.shape)} and type {choice.dtype}: use one integer for each of'
-            f' the {images} images.')
-    return choice.long()
+            f'Invalid choice of shape {tuple(choices.shape)} and type {choices.dtype}: use one integer for each of'
+            f' the {len(x)} images.')
+    return choices.long()
+
+
+def check_index(index: int, num_resolutions: int) -> int:
+    """Refuse what is no candidate, with a ValueError."""
+    if not 0 <= index < num_resolutions:
+        raise ValueError(f'Invalid choice {index}: there are {num_resolutions} candidates, counted from 0.')
+    return index

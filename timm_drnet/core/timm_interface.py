@@ -3,47 +3,29 @@
 from typing import Any
 
 import torch
-from timm.models import get_model_args
+from timm.models import get_model_args, get_model_traits
 from torch import nn
+
+
+def _of_backbone(name: str, meaning: str) -> Any:
+    return property(lambda self: getattr(self.backbone, name), doc=meaning)
 
 
 class TimmInterface(nn.Module):
     """A model around a timm model, ``backbone``, seen through the views that ``branch`` gives of it."""
 
     backbone: nn.Module
+    predictor: nn.Module
 
-    def branch(self, index: int) -> nn.Module:
-        """A plain timm model that shares the backbone's weights.
+    num_classes = _of_backbone('num_classes', 'Number of logits, 0 without a classifier.')
+    num_features = _of_backbone('num_features', 'Channels of the unpooled features.')
+    head_hidden_size = _of_backbone('head_hidden_size', 'Channels before the classifier.')
+    in_chans = _of_backbone('in_chans', 'Channels of the images.')
+    feature_info = _of_backbone('feature_info', "timm's description of the backbone's feature levels.")
 
-        Args:
-            index: Which of them.
-        """
+    def branch(self, index: int) -> Any:
+        """A plain timm model that shares the backbone's weights, one of several."""
         raise NotImplementedError
-
-    @property
-    def num_classes(self) -> int:
-        """Number of logits, 0 without a classifier."""
-        return self.backbone.num_classes  # type: ignore[return-value]  # timm models are not typed
-
-    @property
-    def num_features(self) -> int:
-        """Channels of the unpooled features."""
-        return self.backbone.num_features  # type: ignore[return-value]
-
-    @property
-    def head_hidden_size(self) -> int:
-        """Channels before the classifier."""
-        return self.backbone.head_hidden_size  # type: ignore[return-value]
-
-    @property
-    def in_chans(self) -> int:
-        """Channels of the images."""
-        return self.backbone.in_chans  # type: ignore[return-value]
-
-    @property
-    def feature_info(self) -> Any:
-        """timm's description of the backbone's feature levels."""
-        return self.backbone.feature_info
 
     @property
     def global_pool(self) -> str | None:
@@ -52,15 +34,10 @@ class TimmInterface(nn.Module):
 
     def get_classifier(self) -> Any:
         """The backbone's classifier."""
-        return self.backbone.get_classifier()  # type: ignore[operator]
+        return self.backbone.get_classifier()  # type: ignore[operator]  # timm models are not typed
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the backbone's classifier.
-
-        Args:
-            num_classes: Number of logits; 0 for pooled embeddings.
-            global_pool: Another pooling, or None to keep it.
-        """
+        """Replace the backbone's classifier; 0 classes are for pooled embeddings, None keeps the pooling."""
         self.backbone.reset_classifier(num_classes, global_pool)  # type: ignore[operator]
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -73,21 +50,26 @@ class TimmInterface(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """Names of the backbone's parameters that take no weight decay."""
-        names = getattr(self.backbone, 'no_weight_decay', set)
-        return {f'backbone.{name}' for name in names()}
+        return {f'backbone.{name}' for name in getattr(self.backbone, 'no_weight_decay', set)()}
 
-    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+    def forward_features(self, x: torch.Tensor) -> Any:
         """Unpooled features of the largest branch at the input's own size; nothing is routed."""
-        return self.branch(0).forward_features(x)  # type: ignore[no-any-return, operator]
+        return self.branch(0).forward_features(x)
 
-    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> Any:
         """Pool and classify what `forward_features` returned."""
-        return self.branch(0).forward_head(x, pre_logits=pre_logits)  # type: ignore[no-any-return, operator]
+        return self.branch(0).forward_head(x, pre_logits=pre_logits)
 
     def forward_intermediates(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         """timm's intermediate features, of the largest branch at the input's own size; nothing is routed."""
-        return self.branch(0).forward_intermediates(x, *args, **kwargs)  # type: ignore[operator]
+        return self.branch(0).forward_intermediates(x, *args, **kwargs)
 
     def prune_intermediate_layers(self, *args: Any, **kwargs: Any) -> Any:
         """Drop the backbone's layers that the wanted intermediate features do not need."""
         return self.backbone.prune_intermediate_layers(*args, **kwargs)  # type: ignore[operator]
+
+    def _first_convs(self) -> tuple[str, ...]:
+        """Names of the convolutions that see the image: what timm adapts to another number of channels."""
+        names = get_model_traits(self.backbone).get('first_conv') or ()
+        stem = next(name for name, module in self.predictor.named_modules() if isinstance(module, nn.Conv2d))
+        return (*(f'backbone.{n}' for n in ((names,) if isinstance(names, str) else names)), f'predictor.{stem}')

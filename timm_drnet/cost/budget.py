@@ -6,16 +6,14 @@ Images whose resolution the predictor is least sure of are the first to move. Wh
 predictor's scores for some images; labels are not needed.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
-from .flops import Costs, model_costs
-
-if TYPE_CHECKING:
-    from ..core.drnet import DRNet
+from ..core.drnet import DRNet
+from .costs import Costs, measure_costs, set_cost_weight
 
 TOLERANCE = 0.01
 """How far from the target the average cost may be, as a fraction of it."""
@@ -51,9 +49,42 @@ class Budget:
     """Average cost asked for, in the unit."""
 
 
+def set_budget(
+        model: DRNet,
+        target: float | None,
+        batches: Iterable[torch.Tensor | Sequence[torch.Tensor]] = (),
+) -> Budget | None:
+    """Turn the dial of a DRNet: from now on, spend a given average on an image in evaluation.
+
+    The choice becomes argmax(log p_j - w * C_j / C_max), with ``cost_weight`` w such that the average over the given
+    images meets the target within 1 %. Nothing is trained, and training is not affected. The position goes where the
+    model goes: to the Hub, to ``deploy()`` and into exports.
+
+    Args:
+        model: A DRNet in the joint stage, changed in place.
+        target: Average cost of an image, predictor included, in GFLOPs, or in milliseconds where the model's ``cost``
+            is in milliseconds. None for the choice as trained, w = 0.
+        batches: Images like those to come, (B, C, S, S), some hundreds or more, without labels, or pairs of images and
+            labels, (B,); with labels, the result says what the accuracy becomes.
+
+    Returns:
+        What the dial does on these images; None without a target.
+
+    Raises:
+        ValueError: If no position meets the target within 1 %, or there are no images. The model is as it was.
+    """
+    if target is None:
+        set_cost_weight(model, 0.0)
+        return None
+    budget = find_budget(model, target, batches)
+    assert budget.chosen is not None
+    set_cost_weight(model, budget.chosen.cost_weight)
+    return budget
+
+
 @torch.inference_mode()
 def collect_scores(
-        model: 'DRNet',
+        model: DRNet,
         batches: Iterable[torch.Tensor | Sequence[torch.Tensor]],
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Run the predictor, and with labels every resolution as well.
@@ -69,7 +100,7 @@ def collect_scores(
     Raises:
         ValueError: If there is no image, the model's predictor is not in use, or its scores are not finite.
     """
-    if model.stage != 'joint':
+    if model.args.stage != 'joint':
         raise ValueError(
             "The model is of the pretrain stage and its predictor is not in use: create it with stage='joint'.")
     weight = next(model.parameters())
@@ -98,7 +129,7 @@ def collect_scores(
 
 
 def find_budget(
-        model: 'DRNet',
+        model: DRNet,
         target: float | None,
         batches: Iterable[torch.Tensor | Sequence[torch.Tensor]],
         points: int = 15,
@@ -120,7 +151,7 @@ def find_budget(
     """
     if points < 2:
         raise ValueError(f'Invalid points {points}: use at least 2.')
-    costs = model_costs(model)
+    costs = measure_costs(model)
     scores, hits = collect_scores(model, batches)
     chosen = None
     if target is not None:
@@ -145,7 +176,7 @@ def find_cost_weight(scores: torch.Tensor, costs: Costs, target: float) -> float
     Raises:
         ValueError: If the nearest average is more than 1 % away.
     """
-    if not target > 0:
+    if not (target > 0 and math.isfinite(target)):
         raise ValueError(f'Invalid target {target}: use an average cost per image in {costs.unit}.')
     above, below = _around(scores, costs, _one_on_each_step(scores, costs), target)
     best = min(above, below, key=lambda one: abs(one.cost - target))
@@ -216,7 +247,7 @@ def setting(
 def _one_on_each_step(scores: torch.Tensor, costs: Costs) -> torch.Tensor:
     """Weights, (steps,), sorted: one between any two next to each other at which an image changes its resolution."""
     scores = scores.double()
-    relative = costs.relative(scores)
+    relative = costs.relative
     changes = [
         (scores[:, i] - scores[:, j]) / (relative[i] - relative[j])
         for i in range(len(relative)) for j in range(i) if relative[i] != relative[j]]
@@ -239,4 +270,4 @@ def _around(scores: torch.Tensor, costs: Costs, weights: torch.Tensor, target: f
 def _choose(scores: torch.Tensor, costs: Costs, cost_weight: float) -> torch.Tensor:
     """Choices, (N,). Scores are log p up to a summand that is the same for all candidates of an image."""
     scores = scores.double()
-    return (scores - cost_weight * costs.relative(scores)).argmax(dim=1)
+    return (scores - cost_weight * torch.tensor(costs.relative, dtype=scores.dtype)).argmax(dim=1)

@@ -9,24 +9,11 @@ and look only at the kind of the modules.
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from ..core.norm import resize
-
-_Function = TypeVar('_Function', bound=Callable[..., Any])
-
-
-def not_compiled(function: _Function) -> _Function:
-    """Keep a function out of graphs, while what it calls may be compiled."""
-    return torch.compiler.disable(function, recursive=False)  # type: ignore[no-any-return]
-
-
-def never_compiled(function: _Function) -> _Function:
-    """Keep a function and all that it calls out of graphs."""
-    return torch.compiler.disable(function)  # type: ignore[no-any-return]
 
 
 @functools.cache

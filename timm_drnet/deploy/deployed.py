@@ -9,19 +9,19 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
+from ..core.drnet import DRNet
 from ..core.norm import resize
-from ..core.routing import check_choices, check_images, route
-from .compilation import never_compiled
+from ..core.routing import check_choices, check_images, check_index, route
 from .folding import fold_norms
+from .graph_capture import refuse_tracing
 from .onednn import FusedConv, fuse_convs
-
-if TYPE_CHECKING:
-    from ..core.drnet import DRNet
+from .plain_view import plain_view
+from .priced_predictor import priced_predictor
 
 _CUTS = (8, 16, 4, 32, 2)  # the first of those that are about equally fast is taken
 _LONGEST_PIECE = 0.25  # seconds: what a piece costs however few its images are is far less, so larger ones gain nothing
@@ -31,7 +31,7 @@ _TIE = 0.05  # a difference that may be chance
 
 
 class DeployedDRNet(nn.Module):
-    """A DRNet for inference, made by `DRNet.deploy`; it can be neither trained nor changed.
+    """A DRNet for inference, made by ``model.deploy()``; it can be neither trained nor changed.
 
     It never records gradients, and its results are ordinary tensors. Any number of threads can use it. After a move to
     another device or data type it looks for the cuts anew; for another number of threads, call `calibrate`.
@@ -42,15 +42,15 @@ class DeployedDRNet(nn.Module):
         model: The model that they come from.
     """
 
-    def __init__(self, predictor: nn.Module, branches: Sequence[nn.Module], model: 'DRNet') -> None:
+    def __init__(self, predictor: nn.Module, branches: Sequence[nn.Module], model: DRNet) -> None:
         super().__init__()
         self.predictor = predictor
         self.branches = nn.ModuleList(branches)
         self.resolutions = model.resolutions
         """Candidate sides in pixels, largest first."""
-        self.predictor_size = model.predictor_size
+        self.predictor_size = model.args.predictor_size
         """Side in pixels at which the predictor sees the image."""
-        self.stage = model.stage
+        self.stage = model.args.stage
         """In ``pretrain`` the predictor is not in use, and every image runs at the largest resolution."""
         self.in_chans = model.in_chans
         """Channels of the images."""
@@ -79,9 +79,9 @@ class DeployedDRNet(nn.Module):
         Raises:
             ValueError: If there is no such candidate.
         """
-        return self.branches[self._check_index(index)]
+        return self.branches[check_index(index, len(self.resolutions))]
 
-    @never_compiled
+    @torch.compiler.disable
     @torch.no_grad()
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Classify each image at the resolution predicted for it.
@@ -94,14 +94,16 @@ class DeployedDRNet(nn.Module):
             largest resolution.
 
         Raises:
+            RuntimeError: Under ``torch.jit.trace``, which cannot follow the routing.
             ValueError: If x is not a batch of square images.
         """
+        refuse_tracing()
         check_images(x)
         if self.stage == 'pretrain':
             return self._run(0, x)
         return self._route(x, self._predict(x))
 
-    @never_compiled
+    @torch.compiler.disable
     @torch.no_grad()
     def predict_resolution(self, x: torch.Tensor) -> torch.Tensor:
         """Choose a candidate for each image.
@@ -120,7 +122,7 @@ class DeployedDRNet(nn.Module):
             return torch.zeros(len(x), dtype=torch.int64, device=x.device)
         return self._predict(x)
 
-    @never_compiled
+    @torch.compiler.disable
     @torch.no_grad()
     def forward_at(self, x: torch.Tensor, choice: int | torch.Tensor) -> torch.Tensor:
         """Classify at given resolutions, without the predictor.
@@ -137,8 +139,8 @@ class DeployedDRNet(nn.Module):
         """
         check_images(x)
         if isinstance(choice, int):
-            return self._run(self._check_index(choice), x)
-        return self._route(x, check_choices(choice, len(x)))
+            return self._run(check_index(choice, len(self.resolutions)), x)
+        return self._route(x, check_choices(choice, x))
 
     @torch.no_grad()
     def calibrate(self) -> None:
@@ -157,10 +159,7 @@ class DeployedDRNet(nn.Module):
 
     def memory(self) -> int:
         """Bytes that all weights take, those that branches have in common counted once."""
-        convs = [m for m in self.modules() if isinstance(m, FusedConv)]
-        theirs = {id(t) for conv in convs for t in conv.parameters()}
-        others = [t for t in (*self.parameters(), *self.buffers()) if id(t) not in theirs]
-        return sum(conv.memory() for conv in convs) + sum(t.numel() * t.element_size() for t in others)
+        return sum(t.numel() * t.element_size() for t in (*self.parameters(), *self.buffers()))
 
     def train(self, mode: bool = True) -> 'DeployedDRNet':
         """Stay in eval mode.
@@ -191,7 +190,8 @@ class DeployedDRNet(nn.Module):
 
     def _predict(self, x: torch.Tensor) -> torch.Tensor:
         pieces = _pieces(x, self.predictor_micro_batch)
-        return torch.cat([self.predictor(resize(piece, self.predictor_size)) for piece in pieces]).argmax(dim=1)
+        scores = torch.cat([self.predictor(resize(piece, self.predictor_size)) for piece in pieces])
+        return torch.where(scores.isfinite().all(dim=1), scores.argmax(dim=1), -1)
 
     def _run(self, index: int, x: torch.Tensor, images: torch.Tensor | None = None) -> torch.Tensor:
         """Some images, or all, at one candidate resolution; each piece is taken together only when its turn comes."""
@@ -199,7 +199,7 @@ class DeployedDRNet(nn.Module):
         if images is None or len(images) == len(x):
             outputs = [branch(resize(piece, size)) for piece in _pieces(x, cut)]
         else:
-            outputs = [branch(resize(x.index_select(0, piece), size)) for piece in _pieces(images, cut)]
+            outputs = [branch(resize(x[piece], size)) for piece in _pieces(images, cut)]
         return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
 
     def _route(self, x: torch.Tensor, choice: torch.Tensor) -> torch.Tensor:
@@ -227,16 +227,10 @@ class DeployedDRNet(nn.Module):
         if seconds[0] < seconds[1]:
             self.to(memory_format=torch.channels_last)
 
-    def _check_index(self, index: int) -> int:
-        if not 0 <= index < len(self.resolutions):
-            raise ValueError(
-                f'Invalid choice {index}: there are {len(self.resolutions)} candidates, counted from 0.')
-        return index
-
 
 @torch.no_grad()
-def deploy(model: 'DRNet', micro_batch: int | None = None, share_weights: bool = False) -> DeployedDRNet:
-    """Make the inference model of a DRNet; see `DRNet.deploy`."""
+def deploy(model: DRNet, micro_batch: int | None = None, share_weights: bool = False) -> DeployedDRNet:
+    """Make the inference model of a DRNet; see `timm_drnet.DRNet.deploy`."""
     if micro_batch is not None and (type(micro_batch) is not int or micro_batch < 0):
         raise ValueError(
             f'Invalid micro_batch {micro_batch}: use a number of images, 0 for any number, or None to measure it.')
@@ -253,24 +247,23 @@ def deploy(model: 'DRNet', micro_batch: int | None = None, share_weights: bool =
     return deployed
 
 
-def _fold(model: 'DRNet', share_weights: bool, images: Callable[[int, int], torch.Tensor]) -> DeployedDRNet:
+def _fold(model: DRNet, share_weights: bool, images: Callable[[int, int], torch.Tensor]) -> DeployedDRNet:
     """Fold the predictor and all branches, and make sure that nothing else has changed."""
     memo: dict[int, Any] = {}
-    made: dict[Any, FusedConv] = {}
 
     def fold(module: nn.Module, size: int, into_convs: bool = True) -> nn.Module:
         folded = fold_norms(module, into_convs, memo)
-        fuse_convs(folded, images(2, size), made)
+        fuse_convs(folded, images(2, size))
         return folded
 
-    if model.resolution_aware_norm:
+    if model.args.resolution_aware_norm:
         branches = [fold(model.branch(j), r, not share_weights) for j, r in enumerate(model.resolutions)]
     else:  # nothing differs between them
         branches = [fold(model.branch(0), model.resolutions[0])] * len(model.resolutions)
-    priced = model.priced_predictor()
-    predictor = fold(priced, model.predictor_size)
+    priced = priced_predictor(model)
+    predictor = fold(priced, model.args.predictor_size)
     deployed = DeployedDRNet(predictor, branches, model)
-    _check_same(predictor, priced, images(2, model.predictor_size))
+    _check_same(predictor, priced, images(2, model.args.predictor_size))
     for j, (branch, r) in enumerate(zip(branches, model.resolutions, strict=True)):
         _check_same(branch, model.branch(j), images(2, r))
     return deployed
@@ -307,8 +300,7 @@ def _random_images(channels: int, like: torch.Tensor, n: int, size: int) -> torc
 
 def _check_same(folded: nn.Module, module: nn.Module, x: torch.Tensor) -> None:
     """Make sure of a model of any make that what was left out of its graph, or reparameterized, changes nothing."""
-    tensors = {id(t): t for t in (*module.parameters(), *module.buffers())}
-    expected = copy.deepcopy(module, tensors).eval()(x)
+    expected = plain_view(module)(x)
     scale = float(expected.abs().max())
     error = float((folded(x) - expected).abs().max())
     if math.isfinite(scale) and not error <= 10 * math.sqrt(torch.finfo(x.dtype).eps) * scale:

@@ -22,13 +22,14 @@ from torch import nn
 from tqdm import tqdm
 
 from ..core.drnet import DRNet
-from ..cost.flops import cost_table
 from ..data.labels import class_labels
 from ..data.output_folder import check_output_folder, staged
 from ..data.reading import data_config
 from ..deploy import onnx_runner
 from .exported import load_program
 from .folding import fold_norms
+from .plain_view import plain_view
+from .priced_predictor import priced_predictor
 
 FORMATS = ('onnx', 'torch')
 
@@ -47,6 +48,7 @@ class ExportError(Exception):
 def export_model(
         model: DRNet,
         out: str | os.PathLike[str],
+        costs: Sequence[Any],
         format: str = 'onnx',
         opset: int | None = None,
         labels: Sequence[str] | None = None,
@@ -66,6 +68,7 @@ def export_model(
     Args:
         model: A DRNet on any device. It is exported in eval mode and float32, and stays as it is.
         out: The folder to write, which must not exist or be empty.
+        costs: Rows of `timm_drnet.cost_table`, to be recorded.
         format: ``onnx``, or ``torch`` for programs of ``torch.export``, which `ExportedDRNet` runs.
         opset: Version of ONNX's operators, or None for the one that PyTorch prefers.
         labels: One for each class, or None for `class_labels`.
@@ -100,15 +103,15 @@ def export_model(
             'runtime': format,
             'model': name or _name(model),
             'license': license,
-            'stage': model.stage,
+            'stage': model.args.stage,
             'resolutions': model.resolutions,
-            'predictor_size': model.predictor_size,
+            'predictor_size': model.args.predictor_size,
             'in_chans': model.in_chans,
             'num_classes': model.num_classes,
             'labels': [str(label) for label in labels],
             'preprocessing': data_config(model),
-            'costs': [asdict(row) for row in cost_table(model)],
-            'cost_weight': model.cost_weight,  # the dial; it is inside the predictor's file
+            'costs': [asdict(row) for row in costs],
+            'cost_weight': model.args.cost_weight,  # the dial; it is inside the predictor's file
             'files': {'predictor': files.pop('predictor', None), 'branches': list(files.values())},
             'versions': {
                 package: importlib.metadata.version(package)
@@ -152,8 +155,8 @@ def check_target(out: str | os.PathLike[str], format: str = 'onnx', opset: int |
 def _parts(model: DRNet) -> dict[str, tuple[Callable[[], nn.Module], int]]:
     """What is exported: by name, how to get it and the side of its images."""
     parts: dict[str, tuple[Callable[[], nn.Module], int]] = {}
-    if model.stage == 'joint':
-        parts['predictor'] = model.priced_predictor, model.predictor_size
+    if model.args.stage == 'joint':
+        parts['predictor'] = partial(priced_predictor, model), model.args.predictor_size
     for j, side in enumerate(model.resolutions):
         parts[f'branch_{side}'] = partial(model.branch, j), side
     return parts
@@ -168,7 +171,8 @@ def _write_part(
         opset: int | None,
 ) -> dict[str, Any]:
     """Write one program, check it, and describe its file."""
-    module = copy.deepcopy(module).to('cpu', torch.float32).eval()  # so that folding does not round to half precision
+    # In float32, so that folding does not round to half precision.
+    module = copy.deepcopy(plain_view(module)).to('cpu', torch.float32)
     x = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = module(x)

@@ -84,8 +84,8 @@ class ExportedDRNet:
             ValueError: If x is not a batch of square images, or a choice is not a candidate.
         """
         check_images(x)
-        choices = torch.full((len(x),), choice) if isinstance(choice, int) else choice
-        logits: torch.Tensor = route(x, check_choices(choices, len(x)), len(self.resolutions), self._run)[0]
+        choices = torch.full((len(x),), choice) if isinstance(choice, int) else check_choices(choice, x)
+        logits: torch.Tensor = route(x, choices, len(self.resolutions), self._run)[0]
         return logits
 
     def _run(self, index: int, x: torch.Tensor) -> torch.Tensor:

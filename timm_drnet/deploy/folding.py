@@ -14,6 +14,8 @@ from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from .plain_view import plain_view
+
 # Exact types: a subclass may do with its weights what it likes.
 _CONVS = (nn.Conv2d, Conv2dSame)
 _NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, BatchNormAct2d, SyncBatchNormAct)
@@ -64,7 +66,7 @@ def fold_norms(module: nn.Module, into_convs: bool = True, memo: dict[int, Any] 
             raise ValueError(
                 f'The norm {name!r} has no running statistics: the result for an image depends on the others of its'
                 ' batch. Use track_running_stats=True.')
-    copied = copy.deepcopy(module, memo)
+    copied = copy.deepcopy(plain_view(module), memo)
     if hasattr(copied, 'set_grad_checkpointing'):  # it is no part of inference, and fx cannot see through it
         copied.set_grad_checkpointing(False)  # type: ignore[operator]
     if into_convs:

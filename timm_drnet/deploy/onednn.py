@@ -1,12 +1,11 @@
 """Convolutions for x86 processors that add a residual and apply an activation before their result leaves the cache.
 
-They call the operators of PyTorch's own that torch.compile calls on such processors, with weights in the order in which
-oneDNN reads them. PyTorch has no public way to them that needs no C++ compiler at hand.
+They call the operators of PyTorch's own that torch.compile calls on such processors. PyTorch has no public way to them
+that needs no C++ compiler at hand.
 """
 
 import operator
 import platform
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -33,9 +32,6 @@ _ACTIVATIONS: dict[type[nn.Module], Callable[[Any], tuple[str, list[float], str]
 }
 _NO_ACTIVATION: tuple[str, list[float], str] = ('none', [], '')
 
-_LARGEST_BATCH = 16
-_LOCK = threading.Lock()
-
 
 class FusedConv(nn.Module):
     """A convolution, an optional summand, and an optional activation.
@@ -43,30 +39,26 @@ class FusedConv(nn.Module):
     Where oneDNN cannot run it, after a move to another device or data type, it runs as three operations.
 
     Args:
-        conv: Of exact type Conv2d, with padding that `is_fusible`.
+        conv: Of exact type Conv2d, with padding that `is_fusible`. Its parameters are shared.
         act: The activation, one of those that oneDNN has.
     """
 
     def __init__(self, conv: nn.Conv2d, act: nn.Module | None) -> None:
         super().__init__()
-        self.weight = nn.Parameter(conv.weight.detach(), requires_grad=False)
+        self.weight = conv.weight
         self.bias = conv.bias
         self.act = act
         assert not isinstance(conv.padding, str)
         self.geometry = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
-        self._packed: dict[tuple[int, ...], torch.Tensor] = {}
         self.post = _NO_ACTIVATION if act is None else _ACTIVATIONS[type(act)](act)
 
     def forward(self, x: torch.Tensor, summand: torch.Tensor | None = None, inplace: bool = False) -> torch.Tensor:
         """Map x, (B, C, H, W), to (B, C', H', W'), the shape of the summand, which may be given up to the result."""
-        weight = self._packed.get(_situation(x))
-        if weight is None:
-            if not self.runs_fused or is_tracing():
-                return self._run_plainly(x, summand)
-            weight = self._pack(x)
-        mkldnn, conv = torch.ops.mkldnn, (weight, self.bias, *self.geometry)
-        if x.dtype != weight.dtype:  # autocast does not know these operators
-            x = x.to(weight.dtype)
+        if not self.runs_fused or is_tracing():
+            return self._run_plainly(x, summand)
+        mkldnn, weight = torch.ops.mkldnn, self.weight
+        x = x.to(weight.dtype)  # autocast does not know these operators
+        conv = (weight, self.bias, *self.geometry)
         if summand is None:
             return mkldnn._convolution_pointwise(x, *conv, *self.post)  # type: ignore[no-any-return]
         post = ('add', 1.0, None if self.act is None else self.post[0], *self.post[1:])
@@ -97,60 +89,13 @@ class FusedConv(nn.Module):
         padding, stride, dilation, groups = self.geometry
         return f'{tuple(self.weight.shape)}, {padding=}, {stride=}, {dilation=}, {groups=}'
 
-    def memory(self) -> int:
-        """Bytes that the weight takes, in all orders, and the bias."""
-        weights = {id(w): w for w in self._packed.values()} or {0: self.weight}
-        return sum(t.numel() * t.element_size() for t in (*weights.values(), self.bias) if t is not None)
 
-    # A weight in oneDNN's order cannot be copied, saved, moved or traced. It is put in that order at its first use, and
-    # back for all the rest. The order depends on the shape of the input and the number of threads. Most layers have one
-    # for all, and few a second; where oneDNN gets another than it wants, it takes its time to put it right, every time.
-
-    def _pack(self, x: torch.Tensor) -> torch.Tensor:
-        with _LOCK, torch.inference_mode(False):
-            mkldnn, situation = torch.ops.mkldnn, _situation(x)
-            weight = self._unpacked().contiguous(memory_format=torch.channels_last)
-            packed = mkldnn._reorder_convolution_weight(weight, *self.geometry, situation[:4])
-            order = mkldnn._get_mkldnn_serialized_md(packed)
-            known = (w for w in self._packed.values() if torch.equal(mkldnn._get_mkldnn_serialized_md(w), order))
-            packed = self._packed[situation] = next(known, packed)
-            if not self.weight.is_mkldnn:
-                self.weight = nn.Parameter(packed, requires_grad=False)
-        return packed
-
-    def _unpack(self) -> None:
-        self.weight = self._unpacked()
-        self._packed = {}
-
-    def _unpacked(self) -> nn.Parameter:
-        return nn.Parameter(self.weight.to_dense(), requires_grad=False) if self.weight.is_mkldnn else self.weight
-
-    def _apply(self, fn: Any, recurse: bool = True) -> 'FusedConv':
-        self._unpack()
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        return self
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What is copied or pickled: the weight in the usual order."""
-        return {**self.__dict__, '_packed': {}, '_parameters': {**self._parameters, 'weight': self._unpacked()}}
-
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        destination[f'{prefix}weight'] = self._unpacked().detach()
-
-    def _load_from_state_dict(self, *args: Any) -> None:
-        self._unpack()
-        super()._load_from_state_dict(*args)
-
-
-def fuse_convs(traced: fx.GraphModule, x: torch.Tensor, made: dict[Any, FusedConv]) -> None:
+def fuse_convs(traced: fx.GraphModule, x: torch.Tensor) -> None:
     """Fuse each convolution of a graph, in place, with an addition right behind it and the activation behind that.
 
     Args:
         traced: What `fold_norms` returned.
         x: A batch of two or more images to find the shapes with, (B, C, S, S).
-        made: Filled with what is made. Graphs that have convolutions in common and get the same dictionary still have
-            them in common afterwards.
     """
     ShapeProp(traced).propagate(x)
     for node in list(traced.graph.nodes):
@@ -164,24 +109,12 @@ def fuse_convs(traced: fx.GraphModule, x: torch.Tensor, made: dict[Any, FusedCon
         act = _activation(traced, node, only_relu=summand is not None)
         if act is not None:
             drop_node(next(iter(node.users)), node)
-        key = (conv, None if act is None else (type(act), repr(act)))
-        if key not in made:
-            made[key] = FusedConv(conv, act)
-        traced.add_submodule(node.target, made[key])
+        traced.add_submodule(node.target, FusedConv(conv, act))
     order = {node: i for i, node in enumerate(traced.graph.nodes)}
     for node in traced.graph.nodes:
         if _calls_fused(traced, node) and len(node.args) == 2 and _is_last_to_see(traced, node, order):
             node.args = (*node.args, True)
     finish(traced)
-
-
-def _situation(x: torch.Tensor) -> tuple[int, ...]:
-    """What oneDNN's order of a weight depends on: the shape of the input, and the number of threads.
-
-    Large batches count as the next power of two, as sizes that are ever new would ever be prepared for anew.
-    """
-    n = len(x)
-    return (n if n <= _LARGEST_BATCH else 1 << (n - 1).bit_length(), *x.shape[1:], torch.get_num_threads())
 
 
 def _summand(node: fx.Node) -> fx.Node | None:

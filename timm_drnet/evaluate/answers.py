@@ -88,9 +88,9 @@ def check_analyzable(model: DRNet) -> None:
     Raises:
         ValueError: If the predictor is not in use, or the model has no classifier.
     """
-    if model.stage != 'joint':
+    if model.args.stage != 'joint':
         raise ValueError(
-            f'The model is of the {model.stage} stage, in which the predictor is not in use and there are no choices'
-            " to analyze: take a model of the joint stage (stage='joint').")
+            f'The model is of the {model.args.stage} stage, in which the predictor is not in use and there are no'
+            " choices to analyze: take a model of the joint stage (stage='joint').")
     if model.num_classes < 1:
         raise ValueError('The model has no classifier (num_classes=0), so there is nothing to analyze.')

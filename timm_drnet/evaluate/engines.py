@@ -15,6 +15,8 @@ import torch
 
 from ..core.drnet import DRNet
 from ..core.routing import route
+from ..cost.flops import cost_table
+from ..deploy.deployed import deploy
 from ..deploy.export import export_model
 from ..deploy.onnx_runner import OnnxDRNet
 
@@ -63,7 +65,7 @@ def prepare_engine(
         compiled.compile()
         return Pieces(compiled, batch)
     if name == 'deployed':
-        return model.deploy()
+        return deploy(model)
     if name == 'onnxruntime':
         if batch.device.type != 'cpu' or batch.dtype != torch.float32:
             raise ValueError('The engine onnxruntime runs here on the CPU in float32: give other engines.')
@@ -102,7 +104,7 @@ class _OnnxEngine:
 
     def __init__(self, model: DRNet, threads: int | None) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            export_model(model, f'{folder}/export')
+            export_model(model, f'{folder}/export', cost_table(model))
             self.runner = OnnxDRNet(f'{folder}/export', threads=threads)
         self.resolutions = model.resolutions
 

@@ -95,7 +95,7 @@ def predict_images(
         raise ValueError(f'Invalid batch_size {batch_size}: use at least 1.')
     rows = cost_table(model)
     # In the pretrain stage the predictor does not run.
-    costs = [row.total_flops if model.stage == 'joint' else row.backbone_flops for row in rows]
+    costs = [row.total_flops if model.args.stage == 'joint' else row.backbone_flops for row in rows]
     weight = next(model.parameters())
     images: list[Prediction] = []
     unreadable: list[Unreadable] = []

@@ -60,7 +60,7 @@ class Results:
         for what, theirs, ours in (
                 ('classes', found.num_classes, model.num_classes),
                 ('resolutions', tuple(row.resolution for row in found.resolutions), model.resolutions),
-                ('stage', found.stage, model.stage)):
+                ('stage', found.stage, model.args.stage)):
             if theirs != ours:
                 raise ValueError(f'measured on another model: {what} {theirs} and not {ours}')
         if not all(math.isclose(row.held.gflops, flops) for row, flops in zip(found.resolutions, wanted, strict=True)):

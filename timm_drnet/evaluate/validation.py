@@ -198,7 +198,7 @@ def summarize(model: DRNet, choices: torch.Tensor, routed: torch.Tensor, held: t
     rows = cost_table(model)
     backbone = [row.backbone_flops for row in rows]
     # In the pretrain stage the predictor does not run.
-    total = [row.total_flops for row in rows] if model.stage == 'joint' else backbone
+    total = [row.total_flops for row in rows] if model.args.stage == 'joint' else backbone
     images = len(choices)
     counts = torch.bincount(choices, minlength=len(rows)).tolist()
 
@@ -217,7 +217,7 @@ def summarize(model: DRNet, choices: torch.Tensor, routed: torch.Tensor, held: t
     top1, top5 = [d.top1 for d in draws], [d.top5 for d in draws]
     return Validation(
         images=images,
-        stage=model.stage,
+        stage=model.args.stage,
         num_classes=model.num_classes,
         k=min(5, model.num_classes),
         dynamic=score(routed, average(total)),

@@ -1,26 +1,18 @@
-"""State dicts from elsewhere: plain timm backbones and the authors' MindSpore release become DRNets."""
+"""State dicts from elsewhere: those of plain timm backbones become DRNets'."""
 
 import logging
-import os
 import re
 from collections.abc import Iterable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import torch
-from timm.models import load_pretrained
 
+from ..core.drnet import DRNet
 from ..core.norm import ResolutionAwareNorm
-from .mindspore.names import convert_checkpoints
-from .mindspore.reader import read_checkpoint
-
-if TYPE_CHECKING:
-    from ..core.drnet import DRNet
 
 _logger = logging.getLogger(__name__)
 
 
-def checkpoint_filter_fn(state_dict: dict[str, torch.Tensor], model: 'DRNet') -> dict[str, torch.Tensor]:
+def checkpoint_filter_fn(state_dict: dict[str, torch.Tensor], model: DRNet) -> dict[str, torch.Tensor]:
     """Convert a state dict for a DRNet, as timm's ``pretrained_filter_fn``.
 
     Args:
@@ -35,7 +27,7 @@ def checkpoint_filter_fn(state_dict: dict[str, torch.Tensor], model: 'DRNet') ->
         ValueError: If the state dict is that of a DRNet with another number of resolutions.
     """
     if any(key.startswith('backbone.') for key in state_dict):
-        _check_resolutions(state_dict, model)
+        check_resolutions(state_dict, model)
         return state_dict
     norms = {
         name: len(module.norms) for name, module in model.backbone.named_modules()
@@ -52,7 +44,7 @@ def checkpoint_filter_fn(state_dict: dict[str, torch.Tensor], model: 'DRNet') ->
     return converted
 
 
-def start_predictor(model: 'DRNet') -> None:
+def start_predictor(model: DRNet) -> None:
     """Let an untrained predictor choose the largest resolution, where weights of a plain backbone are at home.
 
     Only its classifier is set. In training the other resolutions are drawn too, 21 % of the time each if there are
@@ -66,42 +58,19 @@ def start_predictor(model: 'DRNet') -> None:
         classifier.weight.zero_()
         classifier.bias.zero_()
         classifier.bias[0] = 1
-    if model.stage == 'joint':
+    if model.args.stage == 'joint':
         _logger.warning(
             f'The weights are those of a plain backbone, and the resolution predictor is untrained: it chooses'
             f' {model.resolutions[0]} px for every image. Train both stages to make the model dynamic; see "Train" in'
             ' the README of timm-drnet.')
 
 
-def load_mindspore(model: 'DRNet', classifier: str | os.PathLike[str]) -> None:
-    """Load the authors' release, as timm loads pretrained weights: channels and classes are adapted.
-
-    Args:
-        model: A DRNet around a ResNet-50.
-        classifier: The classifier's file. The predictor's lies beside it and has "predictor" in the place of
-            "classifier" in its name.
-
-    Raises:
-        ValueError: If a file is not what it should be, or the model is another network.
-    """
-    path = Path(classifier)
-    predictor = path.with_name(path.name.replace('classifier', 'predictor'))
-    state_dict = convert_checkpoints(read_checkpoint(path), read_checkpoint(predictor))
-    _check_resolutions(state_dict, model)
-    if state_dict.keys() != model.state_dict().keys():
-        raise ValueError(
-            "The authors' release is a ResNet-50 with a residual predictor, and the model is another network.")
-    own: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]  # timm's attribute
-    cfg = {**own, 'custom_load': False, 'file': None, 'state_dict': state_dict}
-    load_pretrained(model, cfg, model.num_classes, model.in_chans)
-
-
-def _check_resolutions(keys: Iterable[str], model: 'DRNet') -> None:
+def check_resolutions(keys: Iterable[str], model: DRNet) -> None:
     """Refuse the weights of a DRNet with more or fewer resolutions; torch would name every norm there is."""
     found = 1 + max((int(index) for key in keys for index in re.findall(r'\.norms\.(\d+)\.', key)), default=0)
-    wanted = len(model.resolutions) if model.resolution_aware_norm else 1
+    wanted = len(model.resolutions) if model.args.resolution_aware_norm else 1
     if found != wanted:
         raise ValueError(
             f'The weights have norms for {found} resolutions, but the model has {wanted} sets of them: it was created'
-            f' with resolutions={model.resolutions} and resolution_aware_norm={model.resolution_aware_norm}. Give the'
-            ' arguments that the weights were trained with.')
+            f' with resolutions={model.resolutions} and resolution_aware_norm={model.args.resolution_aware_norm}. Give'
+            ' the arguments that the weights were trained with.')

@@ -111,12 +111,12 @@ def _introduction(model: DRNet) -> str:
     plugin = ('It is a model for [timm](https://github.com/huggingface/pytorch-image-models) with the plugin'
               ' `timm-drnet`.')
     start = f'A [Dynamic Resolution Network]({_PAPER}) around `{_backbone(model)}`, for {model.num_classes:,} classes.'
-    if model.stage == 'pretrain':
+    if model.args.stage == 'pretrain':
         return (f'{start} **It is a model of the pretrain stage and not dynamic:** its backbone was trained at'
                 f' {_sizes(model, "and")} px, its resolution predictor was not, and every image runs at'
                 f' {model.resolutions[0]} px. It is there to start the joint stage from. {plugin}')
-    return (f'{start} A small predictor looks at each image at {model.predictor_size} px and picks the resolution at'
-            f' which the backbone then classifies it: {_sizes(model)} px. {plugin}')
+    return (f'{start} A small predictor looks at each image at {model.args.predictor_size} px and picks the resolution'
+            f' at which the backbone then classifies it: {_sizes(model)} px. {plugin}')
 
 
 def _details(
@@ -135,7 +135,7 @@ def _details(
     classes = f'{model.num_classes:,}'
     if labels is not None:
         classes += f': {", ".join(labels[:_NAMED])}{", ..." if len(labels) > _NAMED else ""}'
-    norms = 'of their own for each' if model.resolution_aware_norm else 'shared by all'
+    norms = 'of their own for each' if model.args.resolution_aware_norm else 'shared by all'
     rows: dict[str, Any] = {
         'model': f'`{".".join(filter(None, (cfg["architecture"], cfg.get("tag"))))}`',
         'classes': classes,
@@ -143,17 +143,18 @@ def _details(
         'parameters': f'backbone {backbone:,}, predictor {predictor:,}, further norms {further:,}',
         'input': f'{model.in_chans} channels, {prepared["input_size"][-1]} px, crop {prepared["crop_pct"]},'
                  f' {prepared["interpolation"]}',
-        'stage': model.stage,
+        'stage': model.args.stage,
     }
-    if trained or model.alpha is not None:  # otherwise they need not be those of the training
+    if trained or model.args.alpha is not None:  # otherwise they need not be those of the training
         rows |= {
             '`alpha`, target of the average cost': (
-                'none' if model.alpha is None else f'{model.alpha} {"GFLOPs" if model.cost == "flops" else "ms"}'),
-            '`eta`, weight of the FLOPs loss': model.eta,
-            '`tau`, temperature': model.tau,
+                'none' if model.args.alpha is None
+                else f'{model.args.alpha} {"GFLOPs" if model.args.cost == "flops" else "ms"}'),
+            '`eta`, weight of the FLOPs loss': model.args.eta,
+            '`tau`, temperature': model.args.tau,
         }
-    if model.cost_weight:
-        rows['`cost_weight`, position of the dial'] = f'{model.cost_weight:.4g}; 0 is the choice as trained'
+    if model.args.cost_weight:
+        rows['`cost_weight`, position of the dial'] = f'{model.args.cost_weight:.4g}; 0 is the choice as trained'
     if base_model:
         rows['started from'] = f'[{base_model}](https://huggingface.co/{base_model})'
     if cfg.get('origin_url') not in (None, _PAPER):
@@ -304,7 +305,7 @@ def _limits(model: DRNet, results: Results | None) -> str:
         'FLOPs are counted and not timed; how much time they save depends on the machine and the batch.',
     ]
     classifier = model.predictor.get_classifier()  # type: ignore[operator]  # timm models are not typed
-    if model.stage == 'joint' and not classifier.weight.any():
+    if model.args.stage == 'joint' and not classifier.weight.any():
         lines.append(f'The predictor is not trained: it chooses {model.resolutions[0]} px for every image.')
     if results is not None and results.validation.stage == 'joint':
         found = results.validation

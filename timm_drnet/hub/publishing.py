@@ -3,7 +3,7 @@
 import copy
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -87,16 +87,13 @@ def save_folder(
         model = copy.deepcopy(model)
         for tensor in (*model.parameters(), *model.buffers()):
             tensor.data = tensor.data.contiguous()
-    # In force is what the model has now; the kind of its predictor and of its backbone timm recorded at creation.
-    names = (
-        'resolutions', 'predictor_size', 'stage', 'alpha', 'eta', 'tau', 'resolution_aware_norm', 'cost', 'cost_weight',
-        'joint_resolutions')
-    current = {name: getattr(model, name) for name in names if getattr(model, name) is not None}
+    # In force is what the model has now; the name of its backbone timm recorded at creation.
+    current = {name: value for name, value in asdict(model.args).items() if value is not None}
     save_for_hf(model, str(folder), model_args=current, safe_serialization=True, data_config=dict(data_config or {}))
 
     path = folder / 'config.json'
     config = json.loads(path.read_text(encoding='utf-8'))
-    if model.alpha is None:
+    if model.args.alpha is None:
         config['model_args'].pop('alpha', None)
     # The root has it too, which is where timm looks; transformers passes both on, and fails.
     config['model_args'].pop('num_classes', None)
@@ -117,7 +114,7 @@ def save_folder(
 def _check_rebuilt(model: DRNet, folder: Path) -> None:
     """Nobody should find out after the download that a model was changed in a way that its arguments do not tell."""
     with torch.device('meta'):
-        rebuilt = timm.create_model(f'local-dir:{folder}')
+        rebuilt = timm.create_model(f'local-dir:{folder}', cost_weight=0.0)  # which needs weights
     shapes, wanted = ({k: tuple(v.shape) for k, v in m.state_dict().items()} for m in (rebuilt, model))
     if shapes != wanted:
         key = min(k for k in shapes.keys() | wanted.keys() if shapes.get(k) != wanted.get(k))

@@ -18,9 +18,11 @@ from timm.models import (
 )
 from torch import nn
 
-from ..core.drnet import DRNet, check_resolutions
+from ..core.arguments import DRNetArgs
+from ..model import DRNet
 from .checkpoints import checkpoint_filter_fn, start_predictor
 from .downloads import check_hub_weights, download
+from .mindspore.release import load_release
 
 __all__ = ['create_drnet']
 
@@ -125,17 +127,20 @@ def _create_drnet(
     cfg = resolve_pretrained_cfg(variant, pretrained_cfg, pretrained_cfg_overlay)
     saved = cfg.source is not None  # then the configuration knows the size of its images
     if 'resolutions' in kwargs and not saved and 'input_size' not in (pretrained_cfg_overlay or {}):
-        size = check_resolutions(kwargs['resolutions'])[0]
+        size = DRNetArgs(resolutions=kwargs['resolutions']).resolutions[0]
         if size != cfg.input_size[-1]:
             cfg = dataclasses.replace(cfg, input_size=(cfg.input_size[0], size, size), pool_size=None)
-    start = None
+    start = release = None
     if pretrained:
-        _fetch(cfg, kwargs.get('cache_dir'))
         start = _plain_model(cfg, kwargs['backbone'])
+        if cfg.custom_load and not cfg.state_dict:
+            release = _fetch_release(cfg, kwargs.get('cache_dir')), cfg.to_dict()
+        elif cfg.hf_hub_id and not cfg.file and not cfg.state_dict:
+            check_hub_weights(cfg.hf_hub_id, cfg.hf_hub_filename, kwargs.get('cache_dir'))
     return build_model_with_cfg(
-        partial(_build, start=start, cache_dir=kwargs.get('cache_dir')),
+        partial(_build, start=start, release=release, cache_dir=kwargs.get('cache_dir')),
         variant,
-        pretrained and start is None,
+        pretrained and start is None and release is None,
         pretrained_cfg=cfg.to_dict(),
         pretrained_filter_fn=checkpoint_filter_fn,
         feature_cfg={'feature_cls': 'getter'},
@@ -143,15 +148,13 @@ def _create_drnet(
     )
 
 
-def _fetch(cfg: PretrainedCfg, cache_dir: Any) -> None:
-    """Bring weights from the network into the cache where timm will look for them, and check them."""
-    if cfg.file or cfg.state_dict:
-        return
-    if cfg.hf_hub_id:
-        check_hub_weights(cfg.hf_hub_id, cfg.hf_hub_filename, cache_dir)
-    elif isinstance(cfg.url, str) and cfg.custom_load:
-        for name, sha256 in _MINDSPORE.items():
-            download(f'{posixpath.dirname(cfg.url)}/{name}', sha256, cache_dir)
+def _fetch_release(cfg: PretrainedCfg, cache_dir: Any) -> Path:
+    """The classifier's file of the authors' release, with the predictor's beside it, downloaded if need be."""
+    if cfg.file:
+        return Path(cfg.file)
+    folder = posixpath.dirname(str(cfg.url))
+    classifier, _ = [download(f'{folder}/{name}', sha256, cache_dir) for name, sha256 in _MINDSPORE.items()]
+    return classifier
 
 
 def _plain_model(cfg: PretrainedCfg, backbone: str) -> str | None:
@@ -167,21 +170,24 @@ def _plain_model(cfg: PretrainedCfg, backbone: str) -> str | None:
     return name if (plain.hf_hub_id, plain.url) == (cfg.hf_hub_id, cfg.url) else None
 
 
-_DRNET_ARGS = (
-    'resolutions', 'predictor', 'predictor_size', 'stage', 'alpha', 'eta', 'tau', 'resolution_aware_norm',
-    'cost', 'cost_weight', 'joint_resolutions')
-
-
-def _build(backbone: str, start: str | None, cache_dir: Any, **kwargs: Any) -> DRNet:
+def _build(
+        backbone: str,
+        start: str | None,
+        release: tuple[Path, dict[str, Any]] | None,
+        cache_dir: Any,
+        **kwargs: Any,
+) -> DRNet:
     """Share out the arguments between DRNet and its backbone, which refuses those that it does not know.
 
-    The weights of the backbone are those of the plain timm model ``start``, if there is one.
+    The weights are those of the plain timm model ``start``, or those of the authors' release, if there is one of them.
     """
-    own = {name: kwargs.pop(name) for name in _DRNET_ARGS if name in kwargs}
+    own = {field.name: kwargs.pop(field.name) for field in dataclasses.fields(DRNetArgs) if field.name in kwargs}
     plain = timm.create_model(start or backbone, pretrained=start is not None, cache_dir=cache_dir, **kwargs)
     model = DRNet(plain, **own)
     if start:
         start_predictor(model)
+    if release:
+        load_release(model, *release)
     return model
 
 

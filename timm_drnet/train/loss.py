@@ -1,4 +1,4 @@
-"""The training losses of both stages, and how timm's tasks come by them.
+"""The training losses of both stages, and the hook by which timm's tasks use them.
 
 A task computes ``criterion(output, target)``; a hook on that task then adds what a DRNet's loss has beyond it, so that
 loss scaling, gradient accumulation and logging see one honest scalar:
@@ -8,9 +8,10 @@ loss scaling, gradient accumulation and logging see one honest scalar:
 - joint stage at all resolutions: all of that, and the expected cross-entropy, from which the predictor learns.
 """
 
-import functools
 import logging
+import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,11 +21,15 @@ from timm.utils import unwrap_model
 from torch import nn
 
 from ..core.drnet import DRNet
-from ..cost.flops import Costs, model_costs
+from ..cost.costs import Costs, measure_costs
+from .routing_log import install_routing_log
 
 _logger = logging.getLogger(__name__)
 
 Criterion = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+_COSTS: 'weakref.WeakKeyDictionary[DRNet, Costs]' = weakref.WeakKeyDictionary()
+"""Of the models in training, measured when it began: a step must not wait for them."""
 
 
 def training_loss(
@@ -69,8 +74,10 @@ def flops_loss(h: torch.Tensor, costs: Sequence[float], alpha: float) -> torch.T
     Returns:
         L_reg, a scalar.
     """
-    c = torch.tensor(costs, dtype=h.dtype, device=h.device)
-    spent = (h @ c).mean()  # Eq. 6, E(F)
+    if max(costs) == min(costs):
+        return 0 * h.sum()  # no choice changes what is spent
+    shares = h.mean(dim=0)
+    spent = sum((shares[j] * c for j, c in enumerate(costs)), torch.zeros_like(shares[0]))  # Eq. 6, E(F)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         everywhere = spent.detach().clone()
         torch.distributed.all_reduce(everywhere)
@@ -93,41 +100,45 @@ def expected_loss(p: torch.Tensor, logits: Sequence[torch.Tensor], target: torch
     return (p * losses).sum(dim=1).mean()
 
 
+def prepare_training(model: DRNet) -> None:
+    """Measure what a model's resolutions cost, and install its routing log; a second call does nothing.
+
+    Every rank of a distributed training has to call it: where costs are measured times, the first rank's are for all.
+
+    Args:
+        model: A DRNet with weights, on the device that it trains on.
+    """
+    if model in _COSTS:
+        return
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        if torch.distributed.get_rank() == 0:
+            measure_costs(model)
+        agreed = [model.args.cost]
+        torch.distributed.broadcast_object_list(agreed, src=0)
+        model.args = replace(model.args, cost=agreed[0])
+    costs = _COSTS[model] = measure_costs(model)
+    install_routing_log(model)
+    alpha, low, high = model.args.alpha, min(costs.backbone), max(costs.backbone)
+    if alpha is not None and len(costs.backbone) > 1 and not low < alpha < high:
+        _logger.warning(
+            f'alpha={alpha:g} is no target between the costs of the resolutions, {low:.4g} to {high:.4g} {costs.unit}: '
+            + ('the FLOPs loss will always be 0.' if alpha >= high else 'the FLOPs loss can never be 0.'))
+
+
 def _further_loss(model: DRNet, criterion: Criterion, target: torch.Tensor) -> torch.Tensor:
     """What the loss of the last training step has beyond the criterion of the model's output."""
     step = model.take_step()
+    prepare_training(model)
     further = torch.zeros((), device=next(model.parameters()).device)
     for logits in step.candidate_logits[1:]:  # the first is the model's output
         further = further + criterion(logits, target)
     if step.h is not None and step.candidate_logits:
         expected = expected_loss(step.h, [logits.detach() for logits in step.candidate_logits], target)
         further = further + (expected - expected.detach())  # a gradient for the predictor alone
-    if step.h is not None and model.alpha is not None and len(model.resolutions) > 1:
-        costs = _costs_of_all_ranks(model)
-        _check_alpha(model.alpha, costs)
+    if step.h is not None and model.args.alpha is not None and len(model.resolutions) > 1:
         with torch.autocast(step.h.device.type, enabled=False):
-            further = further + model.eta * flops_loss(step.h, costs.backbone, model.alpha)  # Eq. 8
+            further = further + model.args.eta * flops_loss(step.h, _COSTS[model].backbone, model.args.alpha)  # Eq. 8
     return further
-
-
-def _costs_of_all_ranks(model: DRNet) -> Costs:
-    """The model's costs; where they are measured, the first rank's measurement is for all."""
-    if model.cost == 'latency' and torch.distributed.is_available() and torch.distributed.is_initialized():
-        if torch.distributed.get_rank() == 0:
-            model_costs(model)
-        measured = [model.cost]
-        torch.distributed.broadcast_object_list(measured, src=0)
-        model.cost = measured[0]
-    return model_costs(model)
-
-
-@functools.cache  # once for each model that differs
-def _check_alpha(alpha: float, costs: Costs) -> None:
-    low, high = min(costs.backbone), max(costs.backbone)
-    if not low < alpha < high:
-        _logger.warning(
-            f'alpha={alpha:g} is no target between the costs of the resolutions, {low:.4g} to {high:.4g} {costs.unit}: '
-            + ('the FLOPs loss will always be 0.' if alpha >= high else 'the FLOPs loss can never be 0.'))
 
 
 def _complete_task_loss(task: TrainingTask, args: Any, kwargs: Any, result: dict[str, torch.Tensor]) -> None:
@@ -151,11 +162,11 @@ def _watch_tasks(module: nn.Module, name: str, submodule: nn.Module | None) -> N
     model = unwrap_model(submodule)
     if not isinstance(model, DRNet):
         return
-    at_all = model.stage == 'pretrain' or model.joint_resolutions == 'all'
-    if at_all and not isinstance(module, ClassificationTask):
+    if model.args.trains_at_all and not isinstance(module, ClassificationTask):
         raise ValueError(
             f"Training at all resolutions sums a criterion over them, which {type(module).__name__} does not have: use"
             " timm's ClassificationTask, or stage='joint' with joint_resolutions='drawn'.")
+    prepare_training(model)
     module.__dict__['_drnet_loss'] = module.register_forward_hook(_complete_task_loss, with_kwargs=True)
 
 

@@ -37,7 +37,7 @@ def calibrate_norms(
         ValueError: If there are no images, too few of them, or all resolutions share their norms. The model is as it
             was.
     """
-    if not model.resolution_aware_norm:
+    if not model.args.resolution_aware_norm:
         raise ValueError(
             'All resolutions of the model share their norms, so the statistics of one would take the place of those of'
             ' the others: create it with resolution_aware_norm=True.')

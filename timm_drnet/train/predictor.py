@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 import torch
 
 from ..core.drnet import DRNet
-from ..cost.flops import model_costs
+from ..cost.costs import measure_costs
 from .loss import expected_loss, flops_loss
 
 
@@ -42,14 +42,14 @@ def train_predictor(
         ValueError: If an argument is out of range, the model is of the pretrain stage, there are no images, or the loss
             is not finite. The predictor is then as it was.
     """
-    if model.stage != 'joint':
+    if model.args.stage != 'joint':
         raise ValueError(
             "The model is of the pretrain stage and its predictor is not in use: create it with stage='joint'.")
     if epochs < 1:
         raise ValueError(f'Invalid epochs {epochs}: use at least 1.')
     if not lr > 0:
         raise ValueError(f'Invalid lr {lr}: use a positive learning rate.')
-    costs = model_costs(model).backbone
+    costs = measure_costs(model).backbone
     before = {k: v.clone() for k, v in model.predictor.state_dict().items()}
     was_training = model.training
     optimizer = torch.optim.AdamW(model.predictor.parameters(), lr, weight_decay=weight_decay)
@@ -88,8 +88,9 @@ def _train_epoch(
         scores = model.predictor_scores(x)
         p = scores.float().softmax(dim=1)  # Eq. 1
         loss = expected_loss(p, logits, target)
-        if model.alpha is not None and len(costs) > 1:
-            loss = loss + model.eta * flops_loss(p, costs, model.alpha)  # Eq. 6 to 8, with p in the place of h
+        if model.args.alpha is not None and len(costs) > 1:
+            # Eq. 6 to 8, with p in the place of h
+            loss = loss + model.args.eta * flops_loss(p, costs, model.args.alpha)
         if not loss.isfinite():
             raise ValueError('The loss of the predictor is not finite: use a smaller lr.')
         optimizer.zero_grad()

@@ -1,59 +1,89 @@
-"""Routing statistics: how many images took each resolution, logged at the end of every training and evaluation run.
+"""The routing log: how many images took each resolution, told at the end of every training and evaluation run.
 
-No loop has to be changed for it: timm's scripts switch the model's mode where an epoch's training and its evaluation
-begin, and write a checkpoint where the evaluation ends.
+It is a hook that training installs on a model. timm's loop switches the model's mode where an epoch's training and its
+evaluation begin, and asks for the state where the evaluation ends; both are seen from hooks, so that no loop has to be
+changed for it.
 """
 
 import logging
 from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ..core.drnet import DRNet
+from ..cost.flops import cost_table
 
 _logger = logging.getLogger(__name__)
 
 
-class RoutingStatistics:
-    """Counts of images per candidate since the last report."""
-
-    def __init__(self, num_resolutions: int) -> None:
-        self.counts = [0] * num_resolutions
-        self.images = 0
-
-    def add(self, counts: Sequence[int], images: int) -> None:
-        """Add one batch.
-
-        Args:
-            counts: Images run at each candidate.
-            images: Images in the batch; fewer than the counts' sum where images ran at several resolutions.
-        """
-        self.counts = [a + b for a, b in zip(self.counts, counts, strict=True)]
-        self.images += images
-
-    def take(self) -> tuple[list[int], int]:
-        """Return the counts and the number of images, and start anew."""
-        taken = self.counts, self.images
-        self.counts, self.images = [0] * len(self.counts), 0
-        return taken
-
-
-def log_routing(
-        name: str,
-        counts: Sequence[int],
-        images: int,
-        resolutions: Sequence[int],
-        backbone_flops: Sequence[int],
-        predictor_flops: int,
-) -> None:
-    """Log the average FLOPs per image and the share of each resolution.
+class RoutingLog:
+    """Counts of images per candidate since the last report.
 
     Args:
-        name: What was run, such as "training".
-        counts: Images run at each candidate.
-        images: Images in all.
-        resolutions: Side in pixels of each candidate.
+        resolutions: Side in pixels of each candidate, largest first.
         backbone_flops: C_j of each candidate.
-        predictor_flops: FLOPs spent on each image by the predictor, 0 where it did not run.
+        predictor_flops: FLOPs spent on each image by the predictor, 0 where it does not run.
     """
-    average = sum(n * c for n, c in zip(counts, backbone_flops, strict=True)) / images + predictor_flops
-    shares = ', '.join(f'{r} px: {n / images:.1%}' for r, n in zip(resolutions, counts, strict=True))
-    _logger.info(
-        f'DRNet {name}: {average / 1e9:.4g} GFLOPs per image on average'
-        f' ({average / backbone_flops[0]:.1%} of the backbone at {resolutions[0]} px), {images} images, {shares}')
+
+    def __init__(self, resolutions: Sequence[int], backbone_flops: Sequence[int], predictor_flops: int) -> None:
+        self.resolutions = tuple(resolutions)
+        self.backbone_flops = tuple(backbone_flops)
+        self.predictor_flops = predictor_flops
+        self.training = True
+        self.counts = [0] * len(resolutions)
+        self.images = 0
+
+    def __deepcopy__(self, memo: Any) -> 'RoutingLog':
+        """The log of a copied model begins at zero."""
+        return RoutingLog(self.resolutions, self.backbone_flops, self.predictor_flops)
+
+    @torch.compiler.disable
+    def after_forward(self, model: DRNet, args: Any, output: Any) -> None:
+        """Forward hook: count a batch, after a report on the mode that has ended."""
+        if model.training != self.training:
+            self.report()
+            self._begin(model.training)
+        self.counts = [a + b for a, b in zip(self.counts, model.last_counts, strict=True)]
+        self.images += len(output)
+
+    def before_state_dict(self, model: DRNet, prefix: str, keep_vars: bool) -> None:
+        """State dict hook: asked for after an evaluation, as a script does to save it, a report is due."""
+        if not model.training and not self.training:
+            self.report()
+            self._begin(training=False)
+
+    def report(self) -> None:
+        """Log the average FLOPs per image and the share of each resolution, on the first rank."""
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if not self.images or (distributed and torch.distributed.get_rank() != 0):
+            return
+        spent = sum(n * c for n, c in zip(self.counts, self.backbone_flops, strict=True)) / self.images
+        average = spent + self.predictor_flops
+        shares = ', '.join(
+            f'{r} px: {n / self.images:.1%}' for r, n in zip(self.resolutions, self.counts, strict=True))
+        _logger.info(
+            f'DRNet {"training" if self.training else "evaluation"}: {average / 1e9:.4g} GFLOPs per image on average'
+            f' ({average / self.backbone_flops[0]:.1%} of the backbone at {self.resolutions[0]} px),'
+            f' {self.images} images, {shares}')
+
+    def _begin(self, training: bool) -> None:
+        self.training = training
+        self.counts = [0] * len(self.resolutions)
+        self.images = 0
+
+
+def install_routing_log(model: DRNet) -> None:
+    """Log the routing of a model from now on; a second call does nothing.
+
+    Args:
+        model: A DRNet with weights.
+    """
+    installed = (getattr(hook, '__self__', None) for hook in model._forward_hooks.values())
+    if any(isinstance(owner, RoutingLog) for owner in installed):
+        return
+    rows = cost_table(model)
+    predictor = rows[0].predictor_flops if model.args.stage == 'joint' else 0
+    log = RoutingLog(model.resolutions, [row.backbone_flops for row in rows], predictor)
+    model.register_forward_hook(log.after_forward)
+    model.register_state_dict_pre_hook(log.before_state_dict)  # type: ignore[no-untyped-call]

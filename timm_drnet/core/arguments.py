@@ -1,0 +1,95 @@
+"""The arguments of a DRNet, in one place for the model, the registry, the Hub and the commands."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+PREDICTOR_SIZES = {'residual': 128, 'inverted_residual': 64}
+"""The kinds of predictor and the side in pixels at which each sees the image (sections 4.2 and 4.4)."""
+
+_CHOICES = {
+    'predictor': tuple(PREDICTOR_SIZES), 'stage': ('joint', 'pretrain'), 'joint_resolutions': ('drawn', 'all'),
+    'resolution_aware_norm': (True, False),
+}
+
+
+@dataclass(frozen=True)
+class DRNetArgs:
+    """What distinguishes one DRNet of a backbone from another; a ValueError tells what is out of range."""
+
+    resolutions: tuple[int, ...] = (224, 168, 112)
+    """Candidate sides in pixels, largest first."""
+    predictor: str = 'residual'
+    """Kind of resolution predictor, see `create_predictor`."""
+    predictor_size: int = 0
+    """Side in pixels at which the predictor sees the image; 0 stands for its usual one, 128 or 64."""
+    stage: str = 'joint'
+    """``joint`` trains backbone and predictor together; ``pretrain`` trains the backbone at all resolutions at once,
+    with the predictor frozen and out of use."""
+    alpha: float | None = None
+    """Target for the average cost of the backbone, in GFLOPs, or milliseconds if the cost is in them (Eq. 7)."""
+    eta: float = 0.2
+    """Weight of the FLOPs loss (Eq. 8)."""
+    tau: float = 1.0
+    """Temperature of the Gumbel-softmax (Eq. 11)."""
+    resolution_aware_norm: bool = True
+    """Whether each resolution has norms of its own; False is the paper's ablation."""
+    cost: str | tuple[float, ...] = 'flops'
+    """What resolutions are weighed by: ``flops``; ``latency``, to be measured on the model's device; or milliseconds
+    measured elsewhere, of the backbone at each resolution and of the predictor."""
+    cost_weight: float = 0.0
+    """Position of the dial; 0 is the choice as trained."""
+    joint_resolutions: str = 'drawn'
+    """At which resolutions the joint stage trains on an image: ``drawn``, the one that the predictor draws, or ``all``,
+    where the predictor learns from the expectation over its probabilities."""
+
+    def __post_init__(self) -> None:
+        """Check the arguments, and bring them into one form."""
+        sides = tuple(self.resolutions) if isinstance(self.resolutions, Sequence) else ()
+        if not sides or not all(_is_int(r) and r > 0 for r in sides) or list(sides) != sorted(set(sides), reverse=True):
+            _refuse('resolutions', self.resolutions, 'different sides in pixels, largest first')
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                _refuse(name, getattr(self, name), f'one of {", ".join(map(repr, choices))}')
+        size = self.predictor_size or PREDICTOR_SIZES[self.predictor]
+        for name, valid, remedy in (
+                ('predictor_size', _is_int(size) and size >= 32, 'a whole number of pixels, at least 32'),
+                ('alpha', self.alpha is None or (_is_finite(self.alpha) and self.alpha > 0),
+                 'the target average in GFLOPs (milliseconds if the cost is in them), or None for no target'),
+                ('eta', _is_finite(self.eta) and self.eta >= 0, 'a weight, which must not be negative'),
+                ('tau', _is_finite(self.tau) and self.tau > 0, 'a temperature, which must be positive'),
+                ('cost_weight', _is_finite(self.cost_weight), 'a finite number, 0 for the choice as trained')):
+            if not valid:
+                _refuse(name, getattr(self, name), remedy)
+        given = {'resolutions': sides, 'predictor_size': size, 'cost': self._checked_cost(len(sides))}
+        for name, value in given.items():
+            object.__setattr__(self, name, value)  # the dataclass is frozen
+
+    def _checked_cost(self, candidates: int) -> str | tuple[float, ...]:
+        if self.cost in ('flops', 'latency'):
+            return self.cost
+        numbers: tuple[Any, ...] = () if isinstance(self.cost, str) else tuple(self.cost)
+        valid = len(numbers) == candidates + 1 and all(_is_finite(c) and c >= 0 for c in numbers)
+        if not valid or min(numbers[:-1]) == 0:
+            _refuse('cost', self.cost, (
+                f"'flops', 'latency', or {candidates + 1} numbers, the milliseconds of the backbone at each of the"
+                f' {candidates} resolutions and those of the predictor'))
+        return tuple(map(float, numbers))
+
+    @property
+    def trains_at_all(self) -> bool:
+        """Whether an image trains at every resolution."""
+        return self.stage == 'pretrain' or self.joint_resolutions == 'all'
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _refuse(name: str, value: Any, remedy: str) -> NoReturn:
+    raise ValueError(f'Invalid {name} {value!r}: use {remedy}.')

@@ -1,0 +1,100 @@
+"""Graph capture: a DRNet for torch.fx and TorchScript, which follow no control flow that depends on the data."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.jit import is_tracing  # type: ignore[attr-defined]
+
+from ..core.drnet import DRNet
+from ..core.norm import resize
+from .priced_predictor import priced_predictor
+
+
+def refuse_tracing() -> None:
+    """Refuse ``torch.jit.trace``, which would freeze the routing of its example without a word.
+
+    Raises:
+        RuntimeError: If it is at work. timm's onnx_export.py uses it, too.
+    """
+    if is_tracing():
+        raise RuntimeError(
+            'torch.jit.trace and exporters built on it would run every later image at the resolutions of the example.'
+            ' Use timm-drnet export, torch.jit.script(model), or trace model.branch(j), which does not route.')
+
+
+def traced_forward(model: DRNet, x: Any) -> torch.Tensor:
+    """The forward of a DRNet for torch.fx, with every branch on its part of the batch.
+
+    fx has to be shown where the views' containers stand in the model.
+    """
+    branches = [model.branch(j) for j in range(len(model.resolutions))]
+    paths = x.tracer.submodule_paths
+    for branch in branches:
+        for name, module in branch.named_modules(prefix='backbone'):
+            paths.setdefault(module, name)
+    if model.args.stage == 'pretrain':
+        return branches[0](_always_resize(x, model.resolutions[0]))  # type: ignore[no-any-return]
+    h, _ = model._choose(x)
+    logits = route_static(x, h.argmax(dim=1), branches, model.resolutions)
+    return logits * h.amax(dim=1, keepdim=True) if model.training else logits
+
+
+def route_static(
+        x: torch.Tensor,
+        choice: torch.Tensor,
+        branches: Sequence[nn.Module],
+        resolutions: Sequence[int],
+) -> torch.Tensor:
+    """`route` without control flow that depends on the data: every branch runs, empty ones too."""
+    outputs, order = [], []
+    for j, branch in enumerate(branches):
+        index = (choice == j).nonzero().flatten()
+        outputs.append(branch(resize(x.index_select(0, index), resolutions[j])))
+        order.append(index)
+    return torch.cat(outputs).index_select(0, torch.cat(order).argsort())
+
+
+def scriptable(model: DRNet) -> nn.Module:
+    """What ``torch.jit.script`` is to see in the place of a DRNet."""
+    if model.args.stage == 'pretrain':
+        return ScriptedRouting(None, [model.branch(0)], 0, model.resolutions[:1])
+    branches = [model.branch(j) for j in range(len(model.resolutions))]
+    return ScriptedRouting(priced_predictor(model), branches, model.args.predictor_size, model.resolutions)
+
+
+class ScriptedRouting(nn.Module):
+    """A DRNet for ``torch.jit.script``: inference only, plain branches, routing in TorchScript's own control flow."""
+
+    def __init__(
+            self,
+            predictor: nn.Module | None,
+            branches: Sequence[nn.Module],
+            predictor_size: int,
+            resolutions: Sequence[int],
+    ) -> None:
+        super().__init__()
+        self.predictor = predictor
+        self.branches = nn.ModuleList(branches)
+        self.predictor_size = predictor_size
+        self.resolutions = list(resolutions)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits, (B, num_classes), of images, (B, C, S, S)."""
+        if self.predictor is None:
+            choice = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        else:
+            choice = self.predictor(_always_resize(x, self.predictor_size)).argmax(dim=1)
+        outputs: list[torch.Tensor] = []
+        order: list[torch.Tensor] = []
+        for j, branch in enumerate(self.branches):
+            index = (choice == j).nonzero().flatten()
+            if index.numel() > 0:
+                outputs.append(branch(_always_resize(x.index_select(0, index), self.resolutions[j])))
+                order.append(index)
+        return torch.cat(outputs).index_select(0, torch.cat(order).argsort())
+
+
+def _always_resize(x: torch.Tensor, size: int) -> torch.Tensor:
+    return torch.nn.functional.interpolate(x, size=[size, size], mode='bilinear', align_corners=False)

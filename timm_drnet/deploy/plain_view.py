@@ -1,0 +1,59 @@
+"""Plain views: a module as it is in evaluation, with every weight an ordinary parameter.
+
+Counting and folding look at a model without changing it. A pruned weight, or one with a parametrization, is computed
+anew at each access, so it can be neither copied nor folded; a view holds what it is at the moment.
+"""
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize, prune
+
+
+def plain_view(module: nn.Module) -> nn.Module:
+    """View a module in eval mode. It shares all parameters and buffers, and has no hooks of pruning.
+
+    Args:
+        module: Any module; neither its mode nor anything else in it changes.
+
+    Returns:
+        Shallow copies of it and of all modules in it.
+    """
+    return _view(module, {})
+
+
+def _view(module: nn.Module, made: dict[nn.Module, nn.Module]) -> nn.Module:
+    if module in made:
+        return made[module]
+    computed = _computed_weights(module)
+    parametrized = parametrize.is_parametrized(module)
+    kind = type(module).__bases__[0] if parametrized else type(module)  # each such module has a class of its own
+    view: nn.Module = object.__new__(kind)
+    made[module] = view
+    vars(view).update(vars(module))
+    vars(view).update(
+        training=False, _parameters=dict(module._parameters), _buffers=dict(module._buffers), _modules={})
+    for name, child in module._modules.items():
+        if child is None or not (parametrized and name == 'parametrizations'):
+            view._modules[name] = None if child is None else _view(child, made)
+    if computed:
+        vars(view)['_forward_pre_hooks'] = type(module._forward_pre_hooks)(
+            (key, hook) for key, hook in module._forward_pre_hooks.items()
+            if not isinstance(hook, prune.BasePruningMethod))
+    for name, value in computed.items():
+        vars(view).pop(name, None)
+        view._parameters[name] = nn.Parameter(value, requires_grad=False)
+        view._parameters.pop(f'{name}_orig', None)
+        view._buffers.pop(f'{name}_mask', None)
+    return view
+
+
+@torch.no_grad()
+def _computed_weights(module: nn.Module) -> dict[str, torch.Tensor]:
+    """What pruning and parametrizations make of a module's own weights."""
+    names = list(module.parametrizations) if parametrize.is_parametrized(module) else []  # type: ignore[arg-type]
+    hooks = module._forward_pre_hooks.values()
+    computed = {name: getattr(module, name).detach() for name in names}
+    for hook in hooks:
+        if isinstance(hook, prune.BasePruningMethod):
+            computed[hook._tensor_name] = hook.apply_mask(module).detach()
+    return computed

@@ -1,0 +1,170 @@
+"""The DRNet that users hold: the paper's network, with what timm, compilers and deployment ask of it."""
+
+import dataclasses
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from . import core
+from .core.arguments import DRNetArgs
+from .core.drnet import TrainingStep
+from .core.routing import check_images, eager
+from .cost.budget import Budget, set_budget
+from .cost.costs import set_cost_weight
+from .deploy.compilation import branch_function
+from .deploy.deployed import DeployedDRNet, deploy
+from .deploy.graph_capture import refuse_tracing, scriptable, traced_forward
+
+_logger = logging.getLogger(__name__)
+
+_ARGS = {field.name for field in dataclasses.fields(DRNetArgs)} - {'predictor'}  # which is the module, too
+
+
+class DRNet(core.drnet.DRNet):
+    """A CNN that picks the resolution of each image it classifies.
+
+    Args:
+        backbone: The large classifier, a timm model; its BatchNorms are replaced in place.
+        **args: Of `DRNetArgs`: ``resolutions``, ``stage``, ``alpha`` and others. With a ``cost_weight``, the model's
+            costs are measured at once, on the device of the backbone.
+
+    Raises:
+        TypeError: If there is no such argument.
+        ValueError: If an argument is out of range, or the backbone has no BatchNorm.
+    """
+
+    def __init__(self, backbone: nn.Module, **args: Any) -> None:
+        super().__init__(backbone, **args)
+        self._compiled: dict[int, Callable[..., torch.Tensor]] = {}
+        self._warned = False
+        if self.args.cost_weight:
+            set_cost_weight(self, self.args.cost_weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Classify each image at the resolution predicted for it.
+
+        Args:
+            x: Images, (B, in_chans, S, S), of any size S.
+
+        Returns:
+            Logits, (B, num_classes), or pooled embeddings without a classifier. In the pretrain stage those of the
+            largest resolution.
+
+        Raises:
+            RuntimeError: Under ``torch.jit.trace``, which cannot follow the routing.
+            ValueError: If x is not a batch of square images, or the predictor's scores are not finite.
+        """
+        refuse_tracing()
+        if isinstance(x, torch.fx.Proxy):
+            return traced_forward(self, x)
+        if x.is_meta:  # shapes are all there is: nothing to predict from
+            return self.branch(0)(x)  # type: ignore[no-any-return]
+        check_images(x)
+        if self.training and self.args.trains_at_all:
+            return self.forward_at_all(x)
+        if self.args.stage == 'pretrain':
+            self.last_counts = [len(x)] + [0] * (len(self.resolutions) - 1)
+            return self._run(0, x)
+        return super().forward(x)
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the backbone's classifier; the dial keeps its position, at the new costs.
+
+        Args:
+            num_classes: Number of logits; 0 for pooled embeddings.
+            global_pool: Another pooling, or None to keep it.
+        """
+        super().reset_classifier(num_classes, global_pool)
+        if self.args.cost_weight:
+            set_cost_weight(self, self.args.cost_weight)
+
+    def set_budget(
+            self,
+            target: float | None,
+            batches: Iterable[torch.Tensor | Sequence[torch.Tensor]] = (),
+    ) -> Budget | None:
+        """Spend a given average on an image in evaluation, see `timm_drnet.cost.budget.set_budget`.
+
+        Args:
+            target: Average cost of an image, predictor included, in GFLOPs or the unit of the model's ``cost``. None
+                for the choice as trained.
+            batches: Images like those to come, (B, C, S, S), without labels, or pairs of images and labels, (B,).
+
+        Returns:
+            What the dial does on these images; None without a target.
+
+        Raises:
+            ValueError: If no position meets the target within 1 %, or there are no images. The model is as it was.
+        """
+        return set_budget(self, target, batches)
+
+    def deploy(self, micro_batch: int | None = None, share_weights: bool = False) -> DeployedDRNet:
+        """Make an inference model with the same results, in less time and more memory.
+
+        The norms of each branch are folded into convolutions of its own, and batches are cut into pieces that fit the
+        processor's caches. The model itself does not change, and what is done to it later does not reach the other.
+
+        Args:
+            micro_batch: Images in a piece; 0 for batches that are not cut, or None to measure what is fastest on this
+                device, which takes a few seconds.
+            share_weights: Whether the branches share their convolutions and keep their norms, as scale and shift of
+                each channel: this takes hardly more memory than the model, and more time.
+
+        Returns:
+            The inference model, with ``predict_resolution``, ``forward_at`` and ``branch``, on the same device.
+
+        Raises:
+            ValueError: If an argument is out of range, or the backbone cannot be traced by torch.fx.
+            RuntimeError: If folding would change the results of the backbone.
+        """
+        return deploy(self, micro_batch, share_weights)
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile predictor and branches in place; routing stays eager.
+
+        ``torch.compile(model)`` does the same for ``model(x)`` alone.
+
+        Args:
+            *args: As for `torch.compile`.
+            **kwargs: As for `torch.compile`.
+        """
+        self.predictor.compile(*args, **kwargs)
+        self._compiled = {
+            j: torch.compile(branch_function(j), *args, **kwargs) for j in range(len(self.resolutions))}
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuse what would change nothing.
+
+        Raises:
+            AttributeError: If the name is that of an argument, which belongs to ``model.args``.
+        """
+        if name in _ARGS:
+            raise AttributeError(
+                f'{name} is one of model.args, which is replaced as a whole: model.args ='
+                f' dataclasses.replace(model.args, {name}=...); for the dial, use model.set_budget.')
+        super().__setattr__(name, value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is copied or pickled: not the last step's graph, nor what was compiled for this model."""
+        return {**super().__getstate__(), '_step': None, '_compiled': {}}  # type: ignore[no-untyped-call]
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What ``torch.jit.script`` sees."""
+        return scriptable(self)
+
+    @eager
+    def _call(self, index: int, branch: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        run = self._compiled.get(index) or branch_function(index)
+        return run(branch, x, self.resolutions[index])
+
+    def _leave_step(self, step: TrainingStep) -> None:
+        if self._step is not None and torch.is_grad_enabled() and not self._warned:
+            self._warned = True
+            _logger.warning(
+                'This DRNet is trained without its loss: the resolutions are not weighed against their cost, and in'
+                " the pretrain stage only the largest learns. Wrap it in timm.task.ClassificationTask, as timm's"
+                ' train.py does, or use timm_drnet.training_loss(model, criterion, output, target).')
+        super()._leave_step(step)
