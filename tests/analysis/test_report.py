@@ -2,26 +2,34 @@
 
 import base64
 import csv
+import dataclasses
 import hashlib
 import io
 import json
 import math
+import random
 import re
+import tomllib
+from fnmatch import fnmatch
 from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from jinja2 import UndefinedError
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from timm_drnet.analysis import charts
 from timm_drnet.analysis import choices as module
 from timm_drnet.analysis import images as analysis_images
+from timm_drnet.analysis import page as page_module
+from timm_drnet.analysis.charts import Chart, Series, ticks
 from timm_drnet.analysis.choices import score_answers
 from timm_drnet.analysis.report import write_report
-from timm_drnet.analysis.style import CSS, OUTCOME_STYLES, SCRIPT, SIZE_STYLES
+from timm_drnet.analysis.verdict import Comparison, Curve, CurvePoint, Verdict
 from timm_drnet.cost.flops import CostRow
 from timm_drnet.data.datasets import open_labelled_images
 from timm_drnet.data.labelled import LabelledImages, make_loader
@@ -35,6 +43,9 @@ CONFIG = {
     'input_size': (3, 32, 32), 'interpolation': 'bilinear', 'mean': (0.0,) * 3, 'std': (1.0,) * 3, 'crop_pct': 1.0,
     'crop_mode': 'center',
 }
+ROOT = Path(__file__).parents[2]
+TEMPLATE = ROOT / 'timm_drnet/analysis/template'
+CSS, SCRIPT = ((TEMPLATE / name).read_text(encoding='utf-8') for name in ('style.css', 'sort.js'))
 VOID = {'meta', 'img', 'br', 'wbr'}
 
 
@@ -158,7 +169,7 @@ def test_names_do_not_become_markup(tmp_path):
         path = folder / 'xyz'[i] / name
         path.parent.mkdir(parents=True)
         Image.new('RGB', (40, 30)).save(path, 'PNG')
-    (folder / 'x' / '<svg onload=alert(2)>.png').write_text('no image')
+    (folder / 'x' / '<svg onload=alert(2)>\x1b.png').write_text('no image')
     images = read_all(open_labelled_images(str(folder), num_classes=3))
     _, page, out = write(tmp_path, make_analysis(3), images, data='<i>')
     assert len(page.find('script')) == 1
@@ -169,8 +180,8 @@ def test_names_do_not_become_markup(tmp_path):
     assert page.find('title')[0].text == 'Choices of resolution: net <1> on data & more'
     assert {one.text for one in page.find('b')} == set(CLASSES)
     assert any(one.text == '<i>' for one in page.find('dd'))
-    assert 'x/<svg onload=alert(2)>.png: cannot identify' in page.of_class('div', 'notice')[0].text
-    assert '\x1b' not in (out / 'images.csv').read_text()
+    assert 'x/<svg onload=alert(2)>\\x1b.png: cannot identify' in page.of_class('div', 'notice')[0].text
+    assert not any('\x1b' in path.read_text() for path in out.iterdir())
 
 
 def test_page_can_be_read_without_eyes_and_without_colours(written):
@@ -184,19 +195,16 @@ def test_page_can_be_read_without_eyes_and_without_colours(written):
     assert all(head.attrs['scope'] in ('row', 'col') for head in page.find('th'))
     assert all(patch.attrs['aria-hidden'] == 'true' for patch in page.of_class('span', 'swatch'))
     assert len(page.find('h1')) == 1
-    assert len(page.find('table')) == len(page.find('caption')) == 4
+    assert len(page.find('table')) == len(page.find('caption')) == 6
     answers = [one.text for one in page.find('span') if one.text[:1] in ('✓', '✗')]
     assert len(answers) == 12
     assert sum('✓' in answer for answer in answers) == round(12 * analysis.validation.dynamic.top1 / 100)
-    assert 'prefers-color-scheme: dark' in CSS
+    assert 'color-scheme: light dark' in CSS
 
 
 @pytest.mark.parametrize('dark', [False, True])
 def test_letters_stand_out_from_what_they_stand_on(dark):
-    light, night = (
-        dict(re.findall(r'--(\w+): (#\w{6})', part)) for part in CSS.split('@media (prefers-color-scheme: dark)')[:2])
-    assert light.keys() == night.keys()
-    colours = night if dark else light
+    colours = {name: pair[dark] for name, *pair in re.findall(r'--(\w+): light-dark\((#\w{6}), (#\w{6})\)', CSS)}
 
     def luminance(name):
         parts = [int(colours[name][i:i + 2], 16) / 255 for i in (1, 3, 5)]
@@ -207,15 +215,15 @@ def test_letters_stand_out_from_what_they_stand_on(dark):
         low, high = sorted((luminance(one), luminance(other)))
         return (high + 0.05) / (low + 0.05)
 
-    for name in (*SIZE_STYLES, *OUTCOME_STYLES):
-        assert f'.{name} {{ fill: var(--{name}); background: var(--{name}); }}' in CSS
-        assert f'.on.{name} {{ fill: var(--{name}t); }}' in CSS
     for name in ('ink', 'soft', 'accent', 'too_small'):  # WCAG 2, AA
         assert contrast(name, 'paper') >= 4.5, name
     assert contrast('soft', 'raised') >= 4.5
     assert contrast('edge', 'paper') >= 3
-    for name in (*SIZE_STYLES, *OUTCOME_STYLES):
-        assert contrast(name, f'{name}t') >= 4.5, name
+
+
+def words(element):
+    """Text as it is shown."""
+    return ' '.join(element.text.split())
 
 
 def cells(page, label):
@@ -228,7 +236,7 @@ def cells(page, label):
         elif inside and one.tag == 'tr':
             rows.append([])
         elif inside:
-            rows[-1].append(one.text.replace('\xa0', ' '))
+            rows[-1].append(words(one))
     return rows
 
 
@@ -248,28 +256,30 @@ def test_numbers_of_the_page(written):
     assert costs['Oracle'][1] == f'{oracle.gflops:.4f}'
     assert len(costs) == 7
     confusion = cells(page, 'Choices')
-    assert confusion[0] == ['', 'gets 96 px', 'gets 64 px', 'gets 32 px', 'all']
+    assert confusion[0] == ['Images', '96 px', '64 px', '32 px', 'all']
     for shown, row in zip(confusion[1:], choices.confusion, strict=True):
-        parts = [f'{n}{100 * n / sum(row) if n else 0:.0f} %' for n in row]
+        parts = [f'{n} {100 * n / sum(row) if n else 0:.0f} %' for n in row]
         assert shown[1:] == [*parts, str(sum(row))]
     assert [row[0] for row in confusion[1:]] == ['needs 96 px', 'needs 64 px', 'needs 32 px', 'right at none']
-    shades = [one.attrs['style'] for one in page.find('td') if 'style' in one.attrs]
+    shades = [one.attrs['style'] for one in page.find('td') if one.attrs.get('style', '').endswith('%')]
     assert shades == [f'--part: {50 * n / max(sum(row), 1):.0f}%' for row in choices.confusion for n in row]
     framed = page.of_class('td', 'agree')
-    assert [one.text.replace('\xa0', ' ') for one in framed] == [
+    assert list(map(words, framed)) == [
         confusion[1][1], confusion[2][2], confusion[3][3], confusion[4][3]]
     classes = cells(page, 'Classes')[1:]
     assert [row[0] for row in classes] == list(CLASSES)
     for shown, one in zip(classes, analysis.classes, strict=True):
         assert shown[1:4] == [str(one.images), f'{one.top1:.1f} %', f'{one.held_top1:.1f} %']
         assert shown[5:] == [*(f'{100 * share:.0f} %' for share in one.shares), f'{one.gflops:.4f}']
-    outcomes = ' '.join(one.text for one in page.of_class('ul', 'legend')).replace('\xa0', ' ')
-    for name, number in (('just right', choices.outcomes.just_right), ('▼ too small', choices.outcomes.too_small),
-                         ('needlessly large', choices.outcomes.needlessly_large)):
-        assert f'{name}: {100 * number / 12:.1f} %' in outcomes
-    for j, side in enumerate(SIDES):
-        assert (f'{side} px: needed by {100 * oracle.images[j] / 12:.1f} %, chosen for'
-                f' {100 * validation.resolutions[j].share:.1f} %') in outcomes
+    outcomes = [row[1] for row in cells(page, 'Outcomes')[1:]]
+    assert outcomes == [f'{100 * n / 12:.1f} %' for n in dataclasses.astuple(choices.outcomes)]
+    assert cells(page, 'Sizes')[1:4] == [
+        [f'{side} px', f'{100 * oracle.images[j] / 12:.1f} %', f'{100 * validation.resolutions[j].share:.1f} %']
+        for j, side in enumerate(SIDES)]
+    meters = [one.attrs['style'] for one in page.of_class('td', 'meter')]
+    assert len(meters) == 3 * 2 + 1 + 5
+    assert [float(re.search(r'--part: ([\d.]+);', style)[1]) for style in meters[-5:]] == pytest.approx(
+        [n / 12 for n in dataclasses.astuple(choices.outcomes)], abs=1e-4)
 
 
 def test_classes_sort_by_the_values_that_are_shown(written):
@@ -328,12 +338,12 @@ def test_thumbnails_stand_by_resolution_the_smallest_first(tmp_path):
     order = [1, 4, 7, 9, 2, 5, 8, 0, 3, 6]
     assert [image.attrs['title'] for image in page.find('img')] == [f'image {i}' for i in order]
     assert [grey(image.attrs['src']) for image in page.find('img')] == pytest.approx([20 * i for i in order], abs=2)
-    assert [one.text for one in page.find('h3')][-3:] == ['32 px: 4 images', '64 px: 3 images', '96 px: 3 images']
-    needs = [one.text for one in page.find('li') if one.text.endswith(('at no size', '\xa0px'))]
+    assert [words(one) for one in page.find('h3')][-3:] == ['32 px: 4 images', '64 px: 3 images', '96 px: 3 images']
+    needs = [words(one) for one in page.find('li') if words(one).endswith(('at no size', ' px'))]
     for text, i in zip(needs, order, strict=True):
         image = analysis.images[i]
         said = CLASSES[image.predictions[image.choice]]
-        needed = 'right at no size' if image.oracle is None else f'needs {SIDES[image.oracle]}\xa0px'
+        needed = 'right at no size' if image.oracle is None else f'needs {SIDES[image.oracle]} px'
         assert text == CLASSES[i % 3] + ('✓ right' if image.right[image.choice] else f'✗ taken for {said}') + needed
 
 
@@ -342,7 +352,7 @@ def test_a_choice_of_many_images_is_spread_over_all_of_them(tmp_path):
     _, page, _ = write(tmp_path, analysis, read_all(LabelledImages(Pictures(60), 'RGB')))
     shown = [int(image.attrs['title'].split()[1]) for image in page.find('img')]
     assert shown == [math.floor(2.5 * i) for i in range(24)]
-    assert [one.text for one in page.find('h3')][-3:] == [
+    assert [words(one) for one in page.find('h3')][-3:] == [
         '32 px: 0 images', '64 px: 0 images', '96 px: 60 images, 24 of them shown']
 
 
@@ -352,7 +362,7 @@ def test_unreadable_images_do_not_shift_the_others(tmp_path):
     assert [grey(image.attrs['src']) for image in page.find('img')] == pytest.approx([20, 40, 80, 100], abs=2)
     with (out / 'images.csv').open(newline='') as file:
         assert [row['name'] for row in csv.DictReader(file)] == ['image 1', 'image 2', 'image 4', 'image 5']
-    notice = page.of_class('div', 'notice')[0].text
+    notice = words(page.of_class('div', 'notice')[0])
     assert notice.startswith('2 images could not be read and are in none of the numbers.')
     assert 'image 0: cannot read 0' in notice
     assert summary['unreadable'] == [
@@ -369,7 +379,7 @@ def test_unreadable_images_that_share_their_names(tmp_path, monkeypatch):
 def test_many_unreadable_images(tmp_path):
     images = read_all(LabelledImages(Pictures(110, broken=range(104)), 'RGB'))
     _, page, _ = write(tmp_path, make_analysis(6), images)
-    notice = page.of_class('div', 'notice')[0].text
+    notice = words(page.of_class('div', 'notice')[0])
     assert 'image 99:' in notice
     assert 'image 100:' not in notice
     assert notice.endswith('and 4 more, see summary.json')
@@ -443,7 +453,7 @@ def test_models_with_one_and_with_many_resolutions(tmp_path, monkeypatch, number
         torch.stack([right, right], dim=2))
     analysis = score_answers(SimpleNamespace(stage='joint', num_classes=3), answers)
     _, page, _ = write(tmp_path, analysis, LabelledImages(Pictures(8), 'RGB'))
-    groups = [one.text for one in page.find('h3') if re.fullmatch(r'\d+ px: \d images?', one.text)]
+    groups = [words(one) for one in page.find('h3') if re.fullmatch(r'\d+ px: \d images?', words(one))]
     sides = [32 * (j + 1) for j in range(number)]
     expected = [8] if number == 1 else [1] * 6 + [2]  # the eighth image is again at the largest
     assert groups == [f'{side} px: {n} image{"s" if n > 1 else ""}' for side, n in zip(sides, expected, strict=True)]
@@ -465,38 +475,71 @@ def numbers(text):
     return [float(value) for value in re.findall(r'-?\d+(?:\.\d+)?', text)]
 
 
+def draw(series, **limits):
+    macros = page_module._environment().get_template('macros.html').module
+    return Page(macros.draw(Chart(series, 'across', 'up', **limits), 'the <title>'))
+
+
 def test_points_stand_where_their_axes_say():
-    series = [
-        charts.Series('a', 'circle', ((0.05, 70.0), (0.16, 82.0)), ('small', 'large'), joined=True),
-        charts.Series('b', 'star', ((0.10, 76.0),), error=2.0)]
-    page = Page(charts.scatter(series, 'the <title>', 'cost', 'right'))
-    assert page.find('svg')[0].attrs['aria-label'] == 'the <title>'
+    page = draw([
+        Series('a', 'circle', ((0.05, 70.0), (0.16, 82.0)), ('small', '<large>'), joined=True),
+        Series('<b>', 'star', ((0.10, 76.0),), error=2.0)])
+    assert page.find('svg')[0].attrs['aria-label'].startswith('the <title>')
+    assert page.find('title')[2].text == '<b>'
     texts = {one.text: one.attrs for one in page.find('text')}
     across = {float(text): float(attrs['x']) for text, attrs in texts.items()
               if attrs.get('text-anchor') == 'middle' and re.fullmatch(r'[\d.]+', text)}
     up = {float(text): float(attrs['y']) - 4 for text, attrs in texts.items() if attrs.get('text-anchor') == 'end'}
-    assert min(across) == 0
-    assert (up[min(up)], up[max(up)]) == (256, 14)
-    places = [numbers(one.attrs['transform']) for one in page.of_class('g', 'mark')]
+    assert (up[min(up)], up[max(up)]) == (248, 12)
+    places = [numbers(one.attrs['transform']) for one in page.find('g')]
     (x0, x1), (y0, y1) = (sorted(axis.items())[::len(axis) - 1] for axis in (across, up))
     for (x, y), place in zip([(0.05, 70), (0.16, 82), (0.1, 76)], places, strict=True):
         assert place == pytest.approx([
             x0[1] + (x1[1] - x0[1]) * (x - x0[0]) / (x1[0] - x0[0]),
             y0[1] + (y1[1] - y0[1]) * (y - y0[0]) / (y1[0] - y0[0])], abs=0.2)
-        assert place == pytest.approx([min(max(place[0], 52), 406), min(max(place[1], 14), 256)])
+        assert place == pytest.approx([min(max(place[0], 50), 384), min(max(place[1], 12), 248)])
     assert numbers(page.find('polyline')[0].attrs['points']) == pytest.approx(places[0] + places[1])
-    top, bottom = numbers(page.of_class('path', 'error')[0].attrs['d'])[1:3]
-    assert bottom - top == pytest.approx(4 * (up[70] - up[75]) / 5, abs=0.2)
-    assert (top + bottom) / 2 == pytest.approx(places[2][1], abs=0.1)
-    assert float(texts['large']['x']) == places[1][0]
+    half = -numbers(page.of_class('path', 'error')[0].attrs['d'])[1]
+    assert half == pytest.approx(2 * (up[70] - up[75]) / 5, abs=0.1)
+    assert {'small', '<large>'} <= texts.keys()
+
+
+@pytest.mark.parametrize('seed', range(8))
+def test_names_in_a_chart_are_clear_of_lines_marks_and_each_other(seed):
+    draws = random.Random(seed)
+
+    def some(number):
+        xs, ys = ([draws.uniform(*ends) for _ in range(number)] for ends in ((0.3, 1.0), (50, 83)))
+        return list(zip(sorted(xs), sorted(ys), strict=True))
+
+    page = draw([
+        Series('held', 'circle', some(5), [f'{96 + 32 * j} px' for j in range(5)], joined=True),
+        Series('curve', 'budgets', some(6), joined=True),
+        *(Series('one', 'star', some(1), error=1.0) for _ in range(3))])
+    boxes = []  # of the names, in a font whose letters are wide: DejaVu Sans has 0.6 of its size, on average
+    for text in page.of_class('text', 'label'):
+        x, baseline, half = float(text.attrs['x']), float(text.attrs['y']), 0.3 * 13 * len(text.text)
+        boxes.append((x - half, baseline - 10, x + half, baseline + 3))
+    taken = [tuple(numbers(one.attrs['transform'])) for one in page.find('g')]
+    for line in page.find('polyline'):
+        corners = np.array(numbers(line.attrs['points'])).reshape(-1, 2)
+        taken += [tuple(start + (end - start) * t) for start, end in pairwise(corners) for t in np.linspace(0, 1, 200)]
+    assert len(boxes) >= 3
+    for i, (left, top, right, bottom) in enumerate(boxes):
+        assert 50 < left < right < 400
+        assert 12 < top < bottom < 248
+        assert not any(left < x < right and top < y < bottom for x, y in taken)
+        assert not any(left < box[2] and box[0] < right and top < box[3] and box[1] < bottom for box in boxes[:i])
 
 
 @pytest.mark.parametrize(('low', 'high'), [(0.0, 0.0), (100.0, 100.0), (0.3, 99.8)])
 def test_no_axis_goes_beyond_all_images(low, high):
-    page = Page(charts.scatter([charts.Series('a', 'circle', ((0.0, low), (1.0, high)))], 'title', 'x', 'y'))
-    shown = [float(one.text) for one in page.find('text') if one.attrs.get('text-anchor') == 'end']
-    assert len(shown) > 1
-    assert 0 <= min(shown) <= low <= high <= max(shown) <= 100
+    page = draw([Series('a', 'circle', ((0.0, low), (1.0, high)))], x_limit=1.0)
+    up = [float(one.text) for one in page.find('text', **{'text-anchor': 'end'})]
+    assert len(up) > 1
+    assert 0 <= min(up) <= low <= high <= max(up) <= 100
+    across = [float(one.text) for one in page.find('text', y='264')]
+    assert (min(across), max(across)) == (0, 1)
 
 
 @pytest.mark.parametrize(('low', 'high', 'expected'), [
@@ -504,40 +547,64 @@ def test_no_axis_goes_beyond_all_images(low, high):
     (0, 4.3, [0, 1, 2, 3, 4, 5]), (99.5, 100.5, [99.4, 99.6, 99.8, 100, 100.2, 100.4, 100.6]), (0, 3e-4, None),
 ])
 def test_ticks(low, high, expected):
-    found = charts.ticks(low, high)
+    found = ticks(low, high)
     assert found[0] <= low < high <= found[-1]
     assert 3 <= len(found) <= 8
     if expected:
         assert found == pytest.approx(expected)
 
 
-def test_bars_of_the_reliability_diagram():
-    page = Page(charts.reliability([(0.5, 0.6, 7, 0.55, 0.25), (0.9, 1.0, 30, 0.96, 1.0)], 'title', 'x', 'y'))
-    left, right, top, bottom = 52, 406, 14, 256
-    for bar, dot, (low, high, probability, frequency) in zip(
-            page.of_class('rect', 'bar'), page.of_class('circle', 'dot'),
-            [(0.5, 0.6, 0.55, 0.25), (0.9, 1.0, 0.96, 1.0)], strict=True):
-        assert float(bar.attrs['x']) == pytest.approx(left + (right - left) * low + 1, abs=0.1)
-        assert float(bar.attrs['width']) == pytest.approx((right - left) * (high - low) - 2, abs=0.1)
-        assert float(bar.attrs['height']) == pytest.approx((bottom - top) * frequency, abs=0.1)
-        assert float(bar.attrs['y']) + float(bar.attrs['height']) == pytest.approx(bottom, abs=0.2)
-        assert float(dot.attrs['cx']) == pytest.approx(left + (right - left) * probability, abs=0.1)
-        assert float(dot.attrs['cy']) == pytest.approx(float(bar.attrs['y']), abs=0.1)
-    assert numbers(page.of_class('path', 'ideal')[0].attrs['d']) == [left, bottom, right, top]
-    assert {'7', '30'} <= {one.text for one in page.find('text')}
+def test_reliability_diagram(written):
+    analysis, _, page, _ = written
+    bins = [one for one in analysis.calibration.bins if one.count]
+    svg, = (one for one in page.of_class('svg', 'chart') if 'by probability' in one.attrs['aria-label'])
+    places = [numbers(one.attrs['transform']) for one in page.find('g') if one.text.strip() == 'Images']
+    for place, one in zip(places, bins, strict=True):
+        assert place == pytest.approx([50 + 334 * one.probability, 248 - 236 * one.frequency], abs=0.1)
+    assert numbers(page.of_class('polyline', 'ideal')[0].attrs['points']) == [50, 248, 384, 12]
+    assert {str(one.count) for one in bins} <= set(svg.text.split())
 
 
-def test_segments_have_the_width_of_their_shares():
-    page = Page(charts.stacked_bars(
-        [('up', [('a', 0.25, 's0'), ('b', 0.0, 's1'), ('<c>', 0.75, 's2')]), ('', [('d', 1.0, 's0')])], 'title'))
-    segments = page.of_class('rect', 'segment')
-    assert [one.attrs['class'] for one in segments] == ['segment s0', 'segment s2', 'segment s0']
-    assert [float(one.attrs['width']) + 1 for one in segments] == pytest.approx([105, 315, 420])
-    assert [float(one.attrs['x']) - 0.5 for one in segments] == pytest.approx([0, 105, 0])
-    assert [one.text for one in page.find('text')] == ['up', 'a 25 %', '<c> 75 %', 'd 100 %']
-    assert float(segments[2].attrs['y']) > float(segments[0].attrs['y']) + float(segments[0].attrs['height'])
-    strip = Page(charts.share_strip([(0.25, 's0'), (0.0, 's1'), (0.75, 's2')]))
-    assert [(float(one.attrs['x']), float(one.attrs['width'])) for one in strip.find('rect')] == [(0, 25), (25, 75)]
+# Parts that need not be there.
+
+def test_verdict_and_curve(tmp_path, written):
+    _, plain_summary, plain_page, _ = written
+    assert not plain_summary.keys() & {'verdict', 'curve'}
+    assert not {'Does the router pay?', 'All budgets'} & {one.text for one in plain_page.find('h2')}
+    verdict = Verdict('It <pays>.', (
+        Comparison('the static line', 78.5, 2.51, 1.2, 3.8), Comparison('lots', 80.5, 0.5, -0.25, 1.25),
+        Comparison('the oracle', 90.0, -9.0, -10.0, -8.0)), ('One size takes "97 %".',))
+    curve = Curve(
+        (CurvePoint(40, 60.0), CurvePoint(60, 72.5), CurvePoint(90, 80.0)),
+        (CurvePoint(30, 55.0, '32 px'), CurvePoint(100, 80.5, '<96> px')))
+    analysis = dataclasses.replace(make_analysis(12), verdict=verdict, curve=curve)
+    (tmp_path / 'more').mkdir()
+    summary, page, out = write(tmp_path / 'more', analysis, read_all(LabelledImages(Pictures(12), 'RGB')))
+    assert [words(one) for one in page.of_class('div', 'notice')] == ['Warning: One size takes "97 %".']
+    shown = [words(one).replace('\u2212', '-') for one in page.find('li') if 'Interval' in one.text]
+    assert shown == [
+        '+2.51 points against the static line, 78.50 % right. Interval +1.20 to +3.80: the model is better.',
+        '+0.50 points against lots, 80.50 % right. Interval -0.25 to +1.25: no difference that these images can show.',
+        '-9.00 points against the oracle, 90.00 % right. Interval -10.00 to -8.00: the model is worse.']
+    assert 'It <pays>.' in [one.text for one in page.find('strong')]
+    assert cells(page, 'All budgets')[1:] == [
+        ['Static line 32 px', '55.00 %', '30.0000'], ['Static line <96> px', '80.50 %', '100.0000'],
+        ['Budget', '60.00 %', '40.0000'], ['Budget', '72.50 %', '60.0000'], ['Budget', '80.00 %', '90.0000']]
+    assert len(numbers(page.of_class('polyline', 'budgets')[0].attrs['points'])) == 2 * 3
+    assert {'32 px', '<96> px'} <= {one.text for one in page.of_class('text', 'label')}
+    assert summary['curve']['static'][1] == {'gflops': 100, 'top1': 80.5, 'name': '<96> px'}
+    assert json.loads((out / 'summary.json').read_text())['verdict']['comparisons'][0]['low'] == 1.2
+
+
+def test_template_that_misses_something_says_so():
+    with pytest.raises(UndefinedError, match="'model' is undefined"):
+        page_module.render_page(make_analysis(3))
+
+
+def test_template_is_in_the_package():
+    patterns = tomllib.loads((ROOT / 'pyproject.toml').read_text())['tool']['setuptools']['package-data']['timm_drnet']
+    for file in TEMPLATE.iterdir():
+        assert any(fnmatch(f'analysis/template/{file.name}', pattern) for pattern in patterns)
 
 
 def test_evenly_spaced():

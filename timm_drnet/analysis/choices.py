@@ -15,6 +15,7 @@ from ..cost.flops import CostRow, cost_table
 from ..evaluate.answers import Answers, collect_answers
 from ..evaluate.validation import Validation, summarize
 from .calibration import Calibration, calibrate
+from .verdict import Curve, Verdict
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,10 @@ class Analysis:
     """Those that have images, in the order of their labels."""
     images: tuple[ImageAnalysis, ...]
     """In the order of the batches."""
+    verdict: Verdict | None = None
+    """Whether the router pays; None if that was not measured."""
+    curve: Curve | None = None
+    """The model at all budgets; None if that was not measured."""
 
 
 def analyze(

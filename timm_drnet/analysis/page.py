@@ -1,83 +1,111 @@
 """The page of an analysis: one HTML file that needs no network, and says of each figure what it shows."""
 
 import base64
+import functools
 import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from ..evaluate.prediction import format_flops
+from .charts import Chart, Series
 from .choices import Analysis
-from .listings import classes_section, images_section, settings_section, unreadable_notice
-from .markup import Subject, breakable, count, flops, percent, text
-from .sections import calibration_section, confusion_section, cost_section, outcomes_section, sizes_section
-from .style import CSS, SCRIPT
+
+_TEMPLATE = Path(__file__).parent / 'template'
 
 
-def page(analysis: Analysis, subject: Subject) -> str:
-    """Write the page.
+def render_page(analysis: Analysis, **names: Any) -> str:
+    """Fill the template.
 
     Args:
         analysis: The analysis.
-        subject: What was analyzed.
+        names: What ``page.html`` asks for beside it. Markup in them has no effect; what a reader would not see in them
+            must have been escaped.
 
     Returns:
         An HTML document.
     """
-    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
-    # Nothing is loaded and no other script runs, even if a name should ever come through as markup.
-    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Choices of resolution: {text(subject.model)} on {text(subject.source)}</title>
-<style>{CSS}</style>
-</head>
-<body>
-<main>
-{_introduction(analysis, subject)}
-{cost_section(analysis)}
-{sizes_section(analysis)}
-{outcomes_section(analysis)}
-{confusion_section(analysis)}
-{calibration_section(analysis)}
-{classes_section(analysis, subject)}
-{images_section(analysis, subject)}
-{settings_section(subject)}
-</main>
-<script>{SCRIPT}</script>
-</body>
-</html>
-"""
+    script = (_TEMPLATE / 'sort.js').read_text(encoding='utf-8')
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    sizes = [f'{row.resolution}\xa0px' for row in analysis.validation.resolutions]
+    colours = [f's{j % 5}' for j in range(len(sizes))]
+    ways = _ways(analysis)
+    return _environment().get_template('page.html').render(
+        analysis=analysis, sizes=sizes, colours=colours, ways=ways, cost_chart=_cost_chart(ways),
+        curve_chart=_curve_chart(analysis, ways[0]), reliability_chart=_reliability_chart(analysis),
+        script=script, digest=digest, **names)
 
 
-def _introduction(analysis: Analysis, subject: Subject) -> str:
-    validation, oracle, choices = analysis.validation, analysis.oracle, analysis.choices
-    largest = validation.resolutions[0]
-    *others, last = (str(row.resolution) for row in validation.resolutions)
-    sizes = f'{", ".join(others)} or {last}' if others else last
-    tiles = ''.join(
-        f'<div class="tile"><dt>{name}</dt><dd class="figure">{figure}</dd><dd>{words}</dd></div>'
-        for name, figure, words in (
-            ('Dynamic', percent(validation.dynamic.top1),
-             f'of the images are right as the model is used, for {flops(validation.dynamic.gflops)} an image'),
-            (f'Held at {largest.resolution} px', percent(largest.held.top1),
-             f'are right if all of them run at the largest size, for {flops(largest.held.gflops)}'),
-            ('Oracle', percent(oracle.top1),
-             'would be right with the best size for each, for'
-             f' {flops(oracle.gflops_with_predictor)} with the predictor'),
-            ('Agreement', percent(100 * choices.agreement),
-             'get the size that the oracle takes; if the sizes were dealt out blindly,'
-             f' {percent(100 * choices.agreement_by_chance)} would'),
-        ))
-    return f"""<h1>Choices of resolution: {breakable(subject.model)}</h1>
-<p class="soft">{text(subject.source)}: {count(validation.images, 'image')} of {len(analysis.classes):,}
-{'class' if len(analysis.classes) == 1 else 'classes'}</p>
-{unreadable_notice(subject)}
-<p>A dynamic resolution network first looks at a small copy of an image through a tiny network, the <em>predictor</em>,
-which chooses a size: {sizes} pixels a side. The large network, the <em>backbone</em>, then classifies the image at that
-size. Large sizes are right more often, as a rule, and cost more. This page shows how good the choices were.</p>
-<p>They are held against an <em>oracle</em> that knows the answers: for each image it takes the smallest size at which
-the classification is right, and the smallest of all where none is. No predictor can make this backbone right more
-often, and none that is right as often can be cheaper. Cost is counted in FLOPs, the multiplications (each with an
-addition) that one image takes; a GFLOP is a billion of them, an MFLOP a million.</p>
-<dl class="tiles">{tiles}</dl>"""
+@functools.cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATE), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True, keep_trailing_newline=True)
+    environment.filters.update(
+        count=lambda number, noun, plural=None: f'{number:,} {noun if number == 1 else plural or noun + "s"}',
+        fixed=lambda value, decimals=0: f'{value:,.{decimals}f}',
+        flops=lambda gflops: format_flops(1e9 * gflops).replace(' ', '\xa0'),
+        parts=lambda name: re.split('(?<=[._/])', name),
+        percent=lambda value, decimals=2: f'{value:.{decimals}f}\xa0%',
+        share=lambda value, decimals=1: f'{100 * value:.{decimals}f}\xa0%',
+        signed=lambda value: f'{value:+.2f}'.replace('-', '\u2212'))
+    return environment
+
+
+class _Way(NamedTuple):
+    """One way to choose resolutions."""
+
+    name: str
+    shape: str
+    top1: float
+    gflops: float
+    fraction: float
+    std: float | None = None
+
+
+def _ways(analysis: Analysis) -> list[_Way]:
+    validation, oracle = analysis.validation, analysis.oracle
+    dynamic, drawn = validation.dynamic, validation.random.mean
+    return [
+        _Way('Dynamic', 'star', dynamic.top1, dynamic.gflops, dynamic.fraction),
+        *(_Way(f'Held at {row.resolution}\xa0px', 'circle', row.held.top1, row.held.gflops, row.held.fraction)
+          for row in validation.resolutions),
+        _Way('Random router', 'square', drawn.top1, drawn.gflops, drawn.fraction, validation.random.std.top1),
+        _Way('Oracle with predictor', 'triangle', oracle.top1, oracle.gflops_with_predictor,
+             oracle.fraction_with_predictor),
+        _Way('Oracle', 'open-triangle', oracle.top1, oracle.gflops, oracle.fraction),
+    ]
+
+
+def _cost_chart(ways: Sequence[_Way]) -> Chart:
+    held = [way for way in ways if way.shape == 'circle']
+    return Chart([
+        Series('Held at one size', 'circle', [(way.gflops, way.top1) for way in held],
+               [way.name.removeprefix('Held at ') for way in held], joined=True),
+        *(Series(way.name, way.shape, [(way.gflops, way.top1)], error=way.std or 0.0)
+          for way in reversed(ways) if way not in held),
+    ], 'GFLOPs per image', 'images right, %')
+
+
+def _curve_chart(analysis: Analysis, dynamic: _Way) -> Chart | None:
+    if (curve := analysis.curve) is None:
+        return None
+    return Chart([
+        Series('Static line', 'circle', [(point.gflops, point.top1) for point in curve.static],
+               [point.name for point in curve.static], joined=True),
+        Series('All budgets', 'budgets', [(point.gflops, point.top1) for point in curve.budgets], joined=True),
+        Series(dynamic.name, dynamic.shape, [(dynamic.gflops, dynamic.top1)]),
+    ], 'GFLOPs per image', 'images right, %')
+
+
+def _reliability_chart(analysis: Analysis) -> Chart:
+    points = [
+        (100 * one.probability, 100 * one.frequency, f'{one.count:,}') for one in analysis.calibration.bins
+        if one.probability is not None and one.frequency is not None]
+    return Chart([
+        Series('As often as it says', 'ideal', [(0, 0), (100, 100)], joined=True),
+        Series('Images', 'dot', [(x, y) for x, y, _ in points], [count for _, _, count in points]),
+    ], 'probability of the chosen size, %', 'choice is that of the oracle, %', x_limit=100.0)

@@ -12,8 +12,7 @@ from ..data.labelled import LabelledImages
 from ..data.output_folder import check_output_folder, staged
 from .choices import Analysis
 from .images import evenly_spaced, image_name, readable_images, thumbnail
-from .markup import Subject, printable
-from .page import page
+from .page import render_page
 
 _THUMBNAILS = 24
 """Of each resolution, at most."""
@@ -59,36 +58,40 @@ def write_report(
         raise ValueError(
             f'The analysis is of {len(analysis.images)} images, but {len(indices)} can be read: analyze all images of'
             ' the dataset, and leave their files alone until the report is written.')
-    names = [image_name(images, i) for i in indices]
-    subject = Subject(
-        model, source, class_names, names, _thumbnails(analysis, images, indices), images.unreadable,
-        {name.replace('_', ' '): _shown(value) for name, value in settings.items()})
+    names = [_printable(image_name(images, i)) for i in indices]
+    class_names = [_printable(name) for name in class_names]
+    page = render_page(
+        analysis, model=_printable(model), source=_printable(source), class_names=class_names, names=names,
+        thumbnails=_thumbnails(analysis, images, indices),
+        unreadable=[(_printable(name), _printable(reason)) for name, reason in images.unreadable],
+        settings={name.replace('_', ' '): _printable(_shown(value)) for name, value in settings.items()})
     summary = _summary(analysis, images, settings)
     with staged(target) as folder:
-        _write(folder / 'index.html', page(analysis, subject))
-        _write(folder / 'summary.json', json.dumps(summary, indent=2, allow_nan=False) + '\n')
+        (folder / 'index.html').write_text(page, encoding='utf-8')
+        (folder / 'summary.json').write_text(json.dumps(summary, indent=2, allow_nan=False) + '\n', encoding='utf-8')
         _write_table(folder / 'images.csv', _image_rows(analysis, names, class_names))
         _write_table(folder / 'classes.csv', _class_rows(analysis, class_names))
     return summary
 
 
-def _thumbnails(analysis: Analysis, images: LabelledImages, indices: Sequence[int]) -> dict[int, str | None]:
+def _thumbnails(
+        analysis: Analysis,
+        images: LabelledImages,
+        indices: Sequence[int],
+) -> list[dict[int, str | None]]:
     """Of some images of each resolution, by their numbers in the analysis."""
-    found = {}
-    for j in range(len(analysis.validation.resolutions)):
-        group = [i for i, image in enumerate(analysis.images) if image.choice == j]
-        found.update({i: thumbnail(images, indices[i]) for i in evenly_spaced(group, _THUMBNAILS)})
-    return found
+    groups = [[i for i, image in enumerate(analysis.images) if image.choice == j]
+              for j in range(len(analysis.validation.resolutions))]
+    return [{i: thumbnail(images, indices[i]) for i in evenly_spaced(group, _THUMBNAILS)} for group in groups]
 
 
 def _summary(analysis: Analysis, images: LabelledImages, settings: Mapping[str, Any]) -> dict[str, Any]:
     """As ``timm-drnet validate`` has it, and more."""
+    parts = ('oracle', 'choices', 'calibration', 'verdict', 'curve')
     return {
         **settings,
         **dataclasses.asdict(analysis.validation),
-        'oracle': dataclasses.asdict(analysis.oracle),
-        'choices': dataclasses.asdict(analysis.choices),
-        'calibration': dataclasses.asdict(analysis.calibration),
+        **{name: dataclasses.asdict(part) for name in parts if (part := getattr(analysis, name)) is not None},
         'unreadable': [{'path': name, 'reason': reason} for name, reason in images.unreadable],
     }
 
@@ -100,7 +103,7 @@ def _image_rows(analysis: Analysis, names: Sequence[str], class_names: Sequence[
         *(f'probability_{side}' for side in sides), 'choice', 'oracle', 'outcome']
     for name, image in zip(names, analysis.images, strict=True):
         yield [
-            printable(name), image.label, printable(class_names[image.label]), *image.predictions,
+            name, image.label, class_names[image.label], *image.predictions,
             *('true' if right else 'false' for right in image.right), *(f'{p:.6g}' for p in image.probabilities),
             sides[image.choice], 'none' if image.oracle is None else sides[image.oracle], image.outcome]
 
@@ -112,17 +115,18 @@ def _class_rows(analysis: Analysis, class_names: Sequence[str]) -> Iterable[Sequ
         'gflops']
     for one in analysis.classes:
         yield [
-            one.label, printable(class_names[one.label]), one.images,
+            one.label, class_names[one.label], one.images,
             *(f'{value:.6g}' for value in (one.top1, one.held_top1, *one.shares, one.gflops))]
-
-
-def _write(path: Path, content: str) -> None:
-    path.write_text(content, encoding='utf-8')
 
 
 def _write_table(path: Path, rows: Iterable[Sequence[Any]]) -> None:
     with path.open('w', encoding='utf-8', newline='') as file:
         csv.writer(file, lineterminator='\n').writerows(rows)
+
+
+def _printable(text: str) -> str:
+    """Escape control characters, and bytes of a file name that are no text."""
+    return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode('ascii') for c in text)
 
 
 def _shown(value: Any) -> str:
