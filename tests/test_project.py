@@ -22,6 +22,7 @@ METADATA = tomllib.loads(PYPROJECT)
 # Lowest first. A room imports from those above its line; rooms of one line do not know each other.
 ROOMS = (
     ('version', 'core'),
+    ('cascade',),
     ('data',),
     ('deploy',),
     ('cost',),

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from . import core
+from .cascade.climb import climb
 from .core.arguments import DRNetArgs
 from .core.drnet import TrainingStep
 from .core.routing import check_images, eager
@@ -65,10 +66,47 @@ class DRNet(core.drnet.DRNet):
         check_images(x)
         if self.training and self.args.trains_at_all:
             return self.forward_at_all(x)
-        if self.args.stage == 'pretrain':
-            self.last_counts = [len(x)] + [0] * (len(self.resolutions) - 1)
-            return self._run(0, x)
-        return super().forward(x)
+        return super().forward(x) if self.args.uses_predictor else self.classify(x)[0]
+
+    def classify(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Classify each image, and say at which resolution, in one go.
+
+        Args:
+            x: Images, (B, in_chans, S, S), of any size S.
+
+        Returns:
+            Logits, (B, num_classes), and indices into ``resolutions``, (B,) int64.
+
+        Raises:
+            ValueError: If x is not a batch of square images, or the predictor's scores are not finite.
+        """
+        if self.args.router == 'cascade' and self.num_classes:
+            check_images(x)
+            logits, choice, self.last_counts = climb(x, self.args.thresholds, self._run)
+            return logits, choice
+        choice = self.predict_resolution(x)
+        logits, self.last_counts = self._route(x, choice)
+        return logits, choice
+
+    def predict_resolution(self, x: torch.Tensor) -> torch.Tensor:
+        """Choose a candidate for each image: the most probable in eval mode, a Gumbel draw in training.
+
+        Args:
+            x: Images, (B, in_chans, S, S).
+
+        Returns:
+            Indices into ``resolutions``, (B,) int64; where it stopped in a cascade, all 0 in one without a classifier,
+            whose answers have no confidence, and in the pretrain stage; -1 where a predictor's scores are not finite.
+
+        Raises:
+            ValueError: If x is not a batch of square images.
+        """
+        if self.args.uses_predictor:
+            return super().predict_resolution(x)
+        if self.args.router == 'cascade' and self.num_classes:
+            return self.classify(x)[1]
+        check_images(x)
+        return torch.zeros(len(x), dtype=torch.int64, device=x.device)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the backbone's classifier; the dial keeps its position, at the new costs.
@@ -131,7 +169,8 @@ class DRNet(core.drnet.DRNet):
             *args: As for `torch.compile`.
             **kwargs: As for `torch.compile`.
         """
-        self.predictor.compile(*args, **kwargs)
+        if self.predictor is not None:
+            self.predictor.compile(*args, **kwargs)
         self._compiled = {
             j: torch.compile(branch_function(j), *args, **kwargs) for j in range(len(self.resolutions))}
 

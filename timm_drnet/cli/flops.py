@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> int:
     rows = cost_table(model)
     parameters = {
         'backbone': sum(p.numel() for p in model.branch(0).parameters()),
-        'predictor': sum(p.numel() for p in model.predictor.parameters()),
+        'predictor': sum(p.numel() for name, p in model.named_parameters() if name.startswith('predictor.')),
         'total': sum(p.numel() for p in model.parameters()),
     }
     if args.json:

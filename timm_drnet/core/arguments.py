@@ -9,8 +9,8 @@ PREDICTOR_SIZES = {'residual': 128, 'inverted_residual': 64}
 """The kinds of predictor and the side in pixels at which each sees the image (sections 4.2 and 4.4)."""
 
 _CHOICES = {
-    'predictor': tuple(PREDICTOR_SIZES), 'stage': ('joint', 'pretrain'), 'joint_resolutions': ('drawn', 'all'),
-    'resolution_aware_norm': (True, False),
+    'router': ('predictor', 'cascade'), 'predictor': tuple(PREDICTOR_SIZES), 'stage': ('joint', 'pretrain'),
+    'joint_resolutions': ('drawn', 'all'), 'resolution_aware_norm': (True, False),
 }
 
 
@@ -20,6 +20,11 @@ class DRNetArgs:
 
     resolutions: tuple[int, ...] = (224, 168, 112)
     """Candidate sides in pixels, largest first."""
+    router: str = 'predictor'
+    """What makes the choice: the paper's ``predictor``, or a ``cascade``, which has none."""
+    thresholds: tuple[float | None, ...] = ()
+    """Of a cascade: the confidence with which an image stops at each candidate but the largest, in the order of the
+    resolutions; None for a candidate that is left out. Those not given are 0.8."""
     predictor: str = 'residual'
     """Kind of resolution predictor, see `create_predictor`."""
     predictor_size: int = 0
@@ -39,7 +44,7 @@ class DRNetArgs:
     """What resolutions are weighed by: ``flops``; ``latency``, to be measured on the model's device; or milliseconds
     measured elsewhere, of the backbone at each resolution and of the predictor."""
     cost_weight: float = 0.0
-    """Position of the dial; 0 is the choice as trained."""
+    """Position of a predictor's dial; 0 is the choice as trained."""
     joint_resolutions: str = 'drawn'
     """At which resolutions the joint stage trains on an image: ``drawn``, the one that the predictor draws, or ``all``,
     where the predictor learns from the expectation over its probabilities."""
@@ -62,7 +67,13 @@ class DRNetArgs:
                 ('cost_weight', _is_finite(self.cost_weight), 'a finite number, 0 for the choice as trained')):
             if not valid:
                 _refuse(name, getattr(self, name), remedy)
-        given = {'resolutions': sides, 'predictor_size': size, 'cost': self._checked_cost(len(sides))}
+        rungs = len(sides) - 1 if self.router == 'cascade' else 0
+        thresholds = tuple(self.thresholds or (0.8,) * rungs)
+        if len(thresholds) != rungs or not all(t is None or _is_finite(t) for t in thresholds):
+            _refuse('thresholds', self.thresholds, f'{rungs} numbers or None, one for each smaller rung of a cascade')
+        given = {
+            'resolutions': sides, 'predictor_size': size, 'cost': self._checked_cost(len(sides)),
+            'thresholds': thresholds}
         for name, value in given.items():
             object.__setattr__(self, name, value)  # the dataclass is frozen
 
@@ -78,9 +89,14 @@ class DRNetArgs:
         return tuple(map(float, numbers))
 
     @property
+    def uses_predictor(self) -> bool:
+        """Whether a predictor chooses."""
+        return self.router == 'predictor' and self.stage == 'joint'
+
+    @property
     def trains_at_all(self) -> bool:
         """Whether an image trains at every resolution."""
-        return self.stage == 'pretrain' or self.joint_resolutions == 'all'
+        return self.stage == 'pretrain' or self.joint_resolutions == 'all' or self.router == 'cascade'
 
 
 def _is_int(value: Any) -> bool:

@@ -34,10 +34,6 @@ class DRNet(TimmInterface):
     Args:
         backbone: The large classifier, a timm model; its BatchNorms are replaced in place.
         **args: Of `DRNetArgs`.
-
-    Raises:
-        TypeError: If there is no such argument.
-        ValueError: If an argument is out of range, or the backbone has no BatchNorm.
     """
 
     def __init__(self, backbone: nn.Module, **args: Any) -> None:
@@ -50,10 +46,11 @@ class DRNet(TimmInterface):
                 ' resolution-aware. Use a CNN that is built on BatchNorm2d.')
         weight = next(backbone.parameters())
         self.backbone = backbone
-        self.predictor = create_predictor(
-            self.args.predictor, len(self.resolutions), in_chans=self.in_chans, device=weight.device,
-            dtype=weight.dtype)
-        self.predictor.requires_grad_(self.args.stage == 'joint')
+        self.predictor = None
+        if self.args.router == 'predictor':
+            self.predictor = create_predictor(
+                self.args.predictor, len(self.resolutions), self.in_chans, device=weight.device, dtype=weight.dtype)
+            self.predictor.requires_grad_(self.args.stage == 'joint')
         self.prices = (0.0,) * len(self.resolutions)
         """What the dial takes off the log-probability of each candidate in evaluation."""
         self.last_counts: list[int] = []
@@ -82,9 +79,6 @@ class DRNet(TimmInterface):
 
         Returns:
             Logits, (B, num_classes), or pooled embeddings without a classifier.
-
-        Raises:
-            ValueError: If x is not a batch of square images.
         """
         h, choice = self._choose(x)  # Eq. 1 and 2: (B, M) one-hot, and where it is 1, (B,)
         logits, self.last_counts = self._route(x, choice)  # Eq. 3: each image with the norms of its resolution
@@ -98,7 +92,7 @@ class DRNet(TimmInterface):
         Returns the logits of the largest resolution, (B, num_classes), and leaves the others for the loss.
         """
         candidates = tuple(self._run(j, x) for j in range(len(self.resolutions)))
-        if self.args.stage == 'joint':
+        if self.args.stage == 'joint' and self.predictor is not None:
             p = self.predictor_scores(x).float().softmax(dim=1)  # Eq. 1
             self.last_counts = one_hot(p).sum(dim=0).int().tolist()
             self._leave_step(TrainingStep(candidates, p))
@@ -114,29 +108,15 @@ class DRNet(TimmInterface):
             x: Images, (B, in_chans, S, S).
 
         Returns:
-            Indices into ``resolutions``, (B,) int64; all 0 in the pretrain stage; -1 where the predictor's scores are
-            not finite.
-
-        Raises:
-            ValueError: If x is not a batch of square images.
+            Indices into ``resolutions``, (B,) int64; -1 where the predictor's scores are not finite.
         """
         check_images(x)
-        if self.args.stage == 'pretrain':
-            return torch.zeros(len(x), dtype=torch.int64, device=x.device)
         return self._choose(x)[1]
 
     def forward_at(self, x: torch.Tensor, choice: int | torch.Tensor | Sequence[int]) -> torch.Tensor:
-        """Classify at given resolutions, without the predictor.
+        """Classify images, (B, in_chans, S, S), at given resolutions: logits, (B, num_classes).
 
-        Args:
-            x: Images, (B, in_chans, S, S).
-            choice: Index into ``resolutions`` for all images, or one for each, (B,) integers on any device.
-
-        Returns:
-            Logits, (B, num_classes).
-
-        Raises:
-            ValueError: If x is not a batch of square images, or a choice is not a candidate.
+        A choice is an index into ``resolutions`` for all images, or one for each, (B,) integers on any device.
         """
         check_images(x)
         if isinstance(choice, int):
@@ -148,6 +128,8 @@ class DRNet(TimmInterface):
 
         The softmax of the scores is p of Eq. 1.
         """
+        if self.predictor is None:
+            raise RuntimeError('A cascade has no predictor: images stop where an answer is confident enough.')
         x = resize(x, self.args.predictor_size)
         weight = next(self.predictor.parameters())  # asked in place of x, which torch.fx knows nothing about
         lonely = self.training and not isinstance(x, torch.fx.Proxy) and len(x) == 1

@@ -15,7 +15,7 @@ class TimmInterface(nn.Module):
     """A model around a timm model, ``backbone``, seen through the views that ``branch`` gives of it."""
 
     backbone: nn.Module
-    predictor: nn.Module
+    predictor: nn.Module | None
 
     num_classes = _of_backbone('num_classes', 'Number of logits, 0 without a classifier.')
     num_features = _of_backbone('num_features', 'Channels of the unpooled features.')
@@ -71,5 +71,8 @@ class TimmInterface(nn.Module):
     def _first_convs(self) -> tuple[str, ...]:
         """Names of the convolutions that see the image: what timm adapts to another number of channels."""
         names = get_model_traits(self.backbone).get('first_conv') or ()
-        stem = next(name for name, module in self.predictor.named_modules() if isinstance(module, nn.Conv2d))
-        return (*(f'backbone.{n}' for n in ((names,) if isinstance(names, str) else names)), f'predictor.{stem}')
+        stems = [f'backbone.{n}' for n in ((names,) if isinstance(names, str) else names)]
+        if self.predictor is not None:
+            modules = self.predictor.named_modules(prefix='predictor')
+            stems.append(next(name for name, module in modules if isinstance(module, nn.Conv2d)))
+        return tuple(stems)

@@ -5,17 +5,22 @@ norms. They depend on shapes alone, so a table is counted once, on zeros, when i
 """
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import nn
 
+from ..cascade.climb import rungs
 from ..core.drnet import DRNet
 from ..deploy.plain_view import plain_view
 
 with warnings.catch_warnings():  # fvcore scripts a function when imported, which torch has deprecated
     warnings.simplefilter('ignore', FutureWarning)
     from fvcore.nn import FlopCountAnalysis
+
+_Number = TypeVar('_Number', int, float)
 
 _COUNTED = ('conv', 'linear', 'addmm', 'matmul')
 
@@ -29,9 +34,10 @@ class CostRow:
     backbone_flops: int
     """C_j of Eq. 6: the backbone alone."""
     predictor_flops: int
-    """The resolution predictor, the same at every resolution."""
+    """The resolution predictor, the same at every resolution; 0 in a cascade."""
     total_flops: int
-    """Backbone and predictor."""
+    """All that is paid for an image that is classified at this resolution: the backbone, and the predictor where it is
+    in use, or the smaller rungs of a cascade."""
     fraction: float
     """Backbone FLOPs as a fraction of those at the largest resolution."""
 
@@ -50,17 +56,37 @@ def cost_table(model: DRNet) -> tuple[CostRow, ...]:
     Raises:
         ValueError: If the model is on the meta device.
     """
-    key = (model.resolutions, *sorted((n, tuple(p.shape)) for n, p in model.named_parameters()))
+    key = (model.args, *sorted((n, tuple(p.shape)) for n, p in model.named_parameters()))
     kept = model.__dict__.get('_cost_table')
     if kept is None or kept[0] != key:
-        predictor = count_flops(model.predictor, model.in_chans, model.args.predictor_size)
+        predictor = 0
+        if model.predictor is not None:
+            predictor = count_flops(model.predictor, model.in_chans, model.args.predictor_size)
         backbone = [count_flops(model.branch(j), model.in_chans, r) for j, r in enumerate(model.resolutions)]
+        totals = paid(model, backbone, predictor)
         rows = tuple(
-            CostRow(r, flops, predictor, flops + predictor, flops / backbone[0])
-            for r, flops in zip(model.resolutions, backbone, strict=True)
+            CostRow(r, flops, predictor, total, flops / backbone[0])
+            for r, flops, total in zip(model.resolutions, backbone, totals, strict=True)
         )
         kept = model.__dict__['_cost_table'] = (key, rows)
     return kept[1]
+
+
+def paid(model: DRNet, backbone: Sequence[_Number], predictor: _Number) -> list[_Number]:
+    """What is paid for an image that is classified at each resolution.
+
+    Args:
+        model: A DRNet.
+        backbone: Cost of each branch, in any unit.
+        predictor: Cost of the predictor.
+
+    Returns:
+        One cost for each candidate; of a rung that a cascade leaves out, what it and the smaller ones would cost.
+    """
+    if model.args.router == 'cascade':
+        ran = rungs(model.args.thresholds)
+        return [cost + sum(backbone[k] for k in ran if k > j) for j, cost in enumerate(backbone)]
+    return [cost + predictor if model.args.uses_predictor else cost for cost in backbone]
 
 
 def count_flops(module: nn.Module, in_chans: int, size: int) -> int:

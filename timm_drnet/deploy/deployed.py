@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..cascade.climb import climb
 from ..core.drnet import DRNet
 from ..core.norm import resize
 from ..core.routing import check_choices, check_images, check_index, route
@@ -37,21 +38,19 @@ class DeployedDRNet(nn.Module):
     another device or data type it looks for the cuts anew; for another number of threads, call `calibrate`.
 
     Args:
-        predictor: From (B, C, S, S) to (B, M) scores.
+        predictor: From (B, C, S, S) to (B, M) scores; None for a cascade.
         branches: One for each candidate, from (B, C, r, r) to (B, num_classes).
         model: The model that they come from.
     """
 
-    def __init__(self, predictor: nn.Module, branches: Sequence[nn.Module], model: DRNet) -> None:
+    def __init__(self, predictor: nn.Module | None, branches: Sequence[nn.Module], model: DRNet) -> None:
         super().__init__()
         self.predictor = predictor
         self.branches = nn.ModuleList(branches)
         self.resolutions = model.resolutions
         """Candidate sides in pixels, largest first."""
-        self.predictor_size = model.args.predictor_size
-        """Side in pixels at which the predictor sees the image."""
-        self.stage = model.args.stage
-        """In ``pretrain`` the predictor is not in use, and every image runs at the largest resolution."""
+        self.args = model.args
+        """The arguments of the model."""
         self.in_chans = model.in_chans
         """Channels of the images."""
         self.num_classes = model.num_classes
@@ -98,10 +97,29 @@ class DeployedDRNet(nn.Module):
             ValueError: If x is not a batch of square images.
         """
         refuse_tracing()
+        return self.classify(x)[0]  # type: ignore[no-any-return]  # the decorator is not typed
+
+    @torch.compiler.disable
+    @torch.no_grad()
+    def classify(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Classify each image, and say at which resolution, in one go.
+
+        Args:
+            x: Images, (B, in_chans, S, S), of any size S.
+
+        Returns:
+            Logits, (B, num_classes), and indices into ``resolutions``, (B,) int64.
+
+        Raises:
+            ValueError: If x is not a batch of square images.
+        """
         check_images(x)
-        if self.stage == 'pretrain':
-            return self._run(0, x)
-        return self._route(x, self._predict(x))
+        if self.args.router == 'cascade' and self.num_classes:
+            images = torch.arange(len(x), device=x.device)  # what climbs is the images' numbers
+            logits, choice, _ = climb(images, self.args.thresholds, lambda j, part: self._run(j, x, part))
+            return logits, choice
+        choice = self.predict_resolution(x)
+        return self._route(x, choice), choice
 
     @torch.compiler.disable
     @torch.no_grad()
@@ -112,15 +130,17 @@ class DeployedDRNet(nn.Module):
             x: Images, (B, in_chans, S, S).
 
         Returns:
-            Indices into ``resolutions``, (B,) int64; all 0 in the pretrain stage.
+            Indices into ``resolutions``, (B,) int64, as of the model that this one was made from.
 
         Raises:
             ValueError: If x is not a batch of square images.
         """
         check_images(x)
-        if self.stage == 'pretrain':
-            return torch.zeros(len(x), dtype=torch.int64, device=x.device)
-        return self._predict(x)
+        if self.args.uses_predictor:
+            return self._predict(x)
+        if self.args.router == 'cascade' and self.num_classes:
+            return self.classify(x)[1]  # type: ignore[no-any-return]
+        return torch.zeros(len(x), dtype=torch.int64, device=x.device)
 
     @torch.compiler.disable
     @torch.no_grad()
@@ -155,7 +175,8 @@ class DeployedDRNet(nn.Module):
             return
         self.micro_batch = tuple(
             _fastest_cut(branch, self._images(1, r)) for branch, r in zip(self.branches, self.resolutions, strict=True))
-        self.predictor_micro_batch = _fastest_cut(self.predictor, self._images(1, self.predictor_size))
+        if self.predictor is not None:
+            self.predictor_micro_batch = _fastest_cut(self.predictor, self._images(1, self.args.predictor_size))
 
     def memory(self) -> int:
         """Bytes that all weights take, those that branches have in common counted once."""
@@ -189,8 +210,9 @@ class DeployedDRNet(nn.Module):
         return self
 
     def _predict(self, x: torch.Tensor) -> torch.Tensor:
+        assert self.predictor is not None
         pieces = _pieces(x, self.predictor_micro_batch)
-        scores = torch.cat([self.predictor(resize(piece, self.predictor_size)) for piece in pieces])
+        scores = torch.cat([self.predictor(resize(piece, self.args.predictor_size)) for piece in pieces])
         return torch.where(scores.isfinite().all(dim=1), scores.argmax(dim=1), -1)
 
     def _run(self, index: int, x: torch.Tensor, images: torch.Tensor | None = None) -> torch.Tensor:
@@ -260,10 +282,12 @@ def _fold(model: DRNet, share_weights: bool, images: Callable[[int, int], torch.
         branches = [fold(model.branch(j), r, not share_weights) for j, r in enumerate(model.resolutions)]
     else:  # nothing differs between them
         branches = [fold(model.branch(0), model.resolutions[0])] * len(model.resolutions)
-    priced = priced_predictor(model)
-    predictor = fold(priced, model.args.predictor_size)
+    predictor = None
+    if model.predictor is not None:
+        priced, side = priced_predictor(model), model.args.predictor_size
+        predictor = fold(priced, side)
+        _check_same(predictor, priced, images(2, side))
     deployed = DeployedDRNet(predictor, branches, model)
-    _check_same(predictor, priced, images(2, model.args.predictor_size))
     for j, (branch, r) in enumerate(zip(branches, model.resolutions, strict=True)):
         _check_same(branch, model.branch(j), images(2, r))
     return deployed

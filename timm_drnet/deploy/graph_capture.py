@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.jit import is_tracing  # type: ignore[attr-defined]
 
+from ..cascade.climb import confidence, rungs
 from ..core.drnet import DRNet
 from ..core.norm import resize
 from .priced_predictor import priced_predictor
@@ -34,7 +35,9 @@ def traced_forward(model: DRNet, x: Any) -> torch.Tensor:
     for branch in branches:
         for name, module in branch.named_modules(prefix='backbone'):
             paths.setdefault(module, name)
-    if model.args.stage == 'pretrain':
+    if model.args.router == 'cascade' and not model.training and model.num_classes:
+        return climb_static(x, model.args.thresholds, branches, model.resolutions)
+    if not model.args.uses_predictor:
         return branches[0](_always_resize(x, model.resolutions[0]))  # type: ignore[no-any-return]
     h, _ = model._choose(x)
     logits = route_static(x, h.argmax(dim=1), branches, model.resolutions)
@@ -56,11 +59,37 @@ def route_static(
     return torch.cat(outputs).index_select(0, torch.cat(order).argsort())
 
 
+def climb_static(
+        x: torch.Tensor,
+        thresholds: Sequence[float | None],
+        branches: Sequence[nn.Module],
+        resolutions: Sequence[int],
+) -> torch.Tensor:
+    """`climb` without control flow that depends on the data: every rung runs, on no images if none is left."""
+    outputs, order = [], []
+    index = torch.ones_like(x.flatten(1)[:, 0]).nonzero().flatten()  # all of them
+    for j in rungs(thresholds)[:-1]:
+        logits = branches[j](resize(x.index_select(0, index), resolutions[j]))
+        stops = confidence(logits) >= float(thresholds[j - 1] or 0.0)
+        stay, go = stops.nonzero().flatten(), stops.logical_not().nonzero().flatten()
+        outputs.append(logits.index_select(0, stay))
+        order.append(index.index_select(0, stay))
+        index = index.index_select(0, go)
+    outputs.append(branches[0](resize(x.index_select(0, index), resolutions[0])))
+    order.append(index)
+    return torch.cat(outputs).index_select(0, torch.cat(order).argsort())
+
+
 def scriptable(model: DRNet) -> nn.Module:
     """What ``torch.jit.script`` is to see in the place of a DRNet."""
-    if model.args.stage == 'pretrain':
-        return ScriptedRouting(None, [model.branch(0)], 0, model.resolutions[:1])
     branches = [model.branch(j) for j in range(len(model.resolutions))]
+    if model.args.router == 'cascade' and model.num_classes:
+        ran = rungs(model.args.thresholds)
+        return ScriptedCascade(
+            [branches[j] for j in ran], [model.resolutions[j] for j in ran],
+            [float(model.args.thresholds[j - 1] or 0.0) for j in ran[:-1]] + [0.0])
+    if not model.args.uses_predictor:
+        return ScriptedRouting(None, branches[:1], 0, model.resolutions[:1])
     return ScriptedRouting(priced_predictor(model), branches, model.args.predictor_size, model.resolutions)
 
 
@@ -93,6 +122,32 @@ class ScriptedRouting(nn.Module):
             if index.numel() > 0:
                 outputs.append(branch(_always_resize(x.index_select(0, index), self.resolutions[j])))
                 order.append(index)
+        return torch.cat(outputs).index_select(0, torch.cat(order).argsort())
+
+
+class ScriptedCascade(nn.Module):
+    """A cascade for ``torch.jit.script``: inference only, its rungs from the smallest up."""
+
+    def __init__(self, branches: Sequence[nn.Module], resolutions: Sequence[int], thresholds: Sequence[float]) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(branches)
+        self.resolutions = list(resolutions)
+        self.thresholds = list(thresholds)  # 0 for the last, which answers all that is left
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits, (B, num_classes), of images, (B, C, S, S)."""
+        outputs: list[torch.Tensor] = []
+        order: list[torch.Tensor] = []
+        index = torch.arange(len(x), device=x.device)
+        for j, branch in enumerate(self.branches):
+            if index.numel() > 0:
+                logits = branch(_always_resize(x.index_select(0, index), self.resolutions[j]))
+                stops = logits.float().softmax(dim=1).amax(dim=1) >= self.thresholds[j]
+                if self.thresholds[j] == 0.0:
+                    stops = torch.ones_like(stops)  # even those that are not finite
+                outputs.append(logits[stops])
+                order.append(index[stops])
+                index = index[stops.logical_not()]
         return torch.cat(outputs).index_select(0, torch.cat(order).argsort())
 
 

@@ -33,8 +33,10 @@ def checkpoint_filter_fn(state_dict: dict[str, torch.Tensor], model: DRNet) -> d
         name: len(module.norms) for name, module in model.backbone.named_modules()
         if isinstance(module, ResolutionAwareNorm)
     }
-    start_predictor(model)
-    converted = {f'predictor.{key}': value for key, value in model.predictor.state_dict().items()}
+    converted = {}
+    if model.predictor is not None:
+        start_predictor(model)
+        converted = {f'predictor.{key}': value for key, value in model.predictor.state_dict().items()}
     for key, value in state_dict.items():
         parent, _, leaf = key.rpartition('.')
         if parent in norms:
@@ -51,14 +53,16 @@ def start_predictor(model: DRNet) -> None:
     three, so it can learn.
 
     Args:
-        model: The DRNet, changed in place.
+        model: The DRNet, changed in place; a cascade needs no start.
     """
+    if model.predictor is None:
+        return
     classifier = model.predictor.get_classifier()  # type: ignore[operator]  # timm models are not typed
     with torch.no_grad():
         classifier.weight.zero_()
         classifier.bias.zero_()
         classifier.bias[0] = 1
-    if model.args.stage == 'joint':
+    if model.args.uses_predictor:
         _logger.warning(
             f'The weights are those of a plain backbone, and the resolution predictor is untrained: it chooses'
             f' {model.resolutions[0]} px for every image. Train both stages to make the model dynamic; see "Train" in'

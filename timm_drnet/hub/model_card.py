@@ -127,7 +127,7 @@ def _details(
         trained: bool,
 ) -> str:
     backbone = sum(p.numel() for p in model.branch(0).parameters())
-    predictor = sum(p.numel() for p in model.predictor.parameters())
+    predictor = sum(p.numel() for name, p in model.named_parameters() if name.startswith('predictor.'))
     further = sum(p.numel() for p in model.parameters()) - backbone - predictor
     cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]  # timm's attribute
     if labels is None and len(cfg.get('label_names') or ()) == model.num_classes:
@@ -304,8 +304,8 @@ def _limits(model: DRNet, results: Results | None) -> str:
         f'Whatever an image shows, it gets one of the {model.num_classes:,} labels.',
         'FLOPs are counted and not timed; how much time they save depends on the machine and the batch.',
     ]
-    classifier = model.predictor.get_classifier()  # type: ignore[operator]  # timm models are not typed
-    if model.args.stage == 'joint' and not classifier.weight.any():
+    classifier: Any = None if model.predictor is None else model.predictor.get_classifier()  # type: ignore[operator]
+    if model.args.uses_predictor and not classifier.weight.any():
         lines.append(f'The predictor is not trained: it chooses {model.resolutions[0]} px for every image.')
     if results is not None and results.validation.stage == 'joint':
         found = results.validation

@@ -8,6 +8,7 @@ or not, what it would have cost.
 from collections.abc import Callable, Iterable
 
 import torch
+from torch import nn
 
 from ..core.drnet import DRNet
 from ..cost.costs import measure_costs
@@ -42,17 +43,17 @@ def train_predictor(
         ValueError: If an argument is out of range, the model is of the pretrain stage, there are no images, or the loss
             is not finite. The predictor is then as it was.
     """
-    if model.args.stage != 'joint':
-        raise ValueError(
-            "The model is of the pretrain stage and its predictor is not in use: create it with stage='joint'.")
+    if not model.args.uses_predictor:
+        raise ValueError("The model has no predictor in use: create it with router='predictor' and stage='joint'.")
     if epochs < 1:
         raise ValueError(f'Invalid epochs {epochs}: use at least 1.')
     if not lr > 0:
         raise ValueError(f'Invalid lr {lr}: use a positive learning rate.')
+    predictor = _predictor(model)
     costs = measure_costs(model).backbone
-    before = {k: v.clone() for k, v in model.predictor.state_dict().items()}
+    before = {k: v.clone() for k, v in predictor.state_dict().items()}
     was_training = model.training
-    optimizer = torch.optim.AdamW(model.predictor.parameters(), lr, weight_decay=weight_decay)
+    optimizer = torch.optim.AdamW(predictor.parameters(), lr, weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
     try:
         for epoch in range(1, epochs + 1):
@@ -60,10 +61,10 @@ def train_predictor(
             schedule.step()
             progress(epoch, loss, shares)
     except BaseException:
-        model.predictor.load_state_dict(before)
+        predictor.load_state_dict(before)
         raise
     finally:
-        model.predictor.zero_grad(set_to_none=True)
+        predictor.zero_grad(set_to_none=True)
         model.train(was_training)
 
 
@@ -78,7 +79,7 @@ def _train_epoch(
     counts = torch.zeros(len(costs), dtype=torch.int64)
     total = 0.0
     model.eval()
-    model.predictor.train()
+    _predictor(model).train()
     for images, target in batches:
         if len(images) < 2:
             continue  # no batch to take the statistics of norms from
@@ -102,3 +103,8 @@ def _train_epoch(
     if not images_seen:
         raise ValueError('There are no batches of two or more images to train on.')
     return total / images_seen, tuple((counts / images_seen).tolist())
+
+
+def _predictor(model: DRNet) -> nn.Module:
+    assert model.predictor is not None
+    return model.predictor

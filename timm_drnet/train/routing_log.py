@@ -83,7 +83,7 @@ def install_routing_log(model: DRNet) -> None:
     if any(isinstance(owner, RoutingLog) for owner in installed):
         return
     rows = cost_table(model)
-    predictor = rows[0].predictor_flops if model.args.stage == 'joint' else 0
+    predictor = rows[0].predictor_flops if model.args.uses_predictor else 0
     log = RoutingLog(model.resolutions, [row.backbone_flops for row in rows], predictor)
     model.register_forward_hook(log.after_forward)
     model.register_state_dict_pre_hook(log.before_state_dict)  # type: ignore[no-untyped-call]

@@ -1,0 +1,140 @@
+"""A cascade as a model: everywhere a router is, images stop where their answers are sure."""
+
+import copy
+import pickle
+from dataclasses import replace
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from timm.models import save_for_hf
+from timm.task import ClassificationTask
+
+import timm_drnet
+from timm_drnet.hub.checkpoints import checkpoint_filter_fn
+
+RESOLUTIONS = (64, 48, 32)
+
+
+@pytest.fixture
+def cascade(make_tiny, shake, images):
+    """A cascade in eval mode that stops a third of these images at each resolution, and the images."""
+    x = images(30)
+    model = shake(make_tiny(router='cascade')).eval()
+    with torch.no_grad():
+        model.get_classifier().weight.mul_(8)  # of random weights, answers would all be as unsure
+        sure = [model.forward_at(x, j).softmax(dim=1).amax(dim=1) for j in range(3)]
+    low = float(sure[2].sort().values[19:21].mean())
+    going = sure[2] < low
+    middle = float(sure[1][going].sort().values[9:11].mean())
+    model.args = replace(model.args, thresholds=(middle, low))
+    return model, x
+
+
+def stops_by_hand(model, x):
+    """Where each image stops, image by image, and its logits there."""
+    where, logits = [], []
+    for image in x:
+        for j in (2, 1, 0):
+            r = RESOLUTIONS[j]
+            answer = model.branch(j)(F.interpolate(image[None], (r, r), mode='bilinear', align_corners=False))
+            if j == 0 or answer.softmax(dim=1).max() >= model.args.thresholds[j - 1]:
+                break
+        where.append(j)
+        logits.append(answer)
+    return torch.tensor(where), torch.cat(logits)
+
+
+@torch.no_grad()
+def test_forward_is_that_of_each_image_alone(cascade):
+    model, x = cascade
+    where, logits = stops_by_hand(model, x)
+    assert torch.bincount(where).tolist() == [10, 10, 10]
+    torch.testing.assert_close(model(x), logits)
+    assert model.last_counts == [10, 20, 30]
+    assert torch.equal(model.predict_resolution(x), where)
+    together = model.classify(x)
+    assert torch.equal(together[1], where)
+    torch.testing.assert_close(together[0], logits)
+    torch.testing.assert_close(model.forward_at(x, where), logits)
+
+
+@pytest.mark.parametrize('make', [
+    lambda model, x: model.deploy(micro_batch=4),
+    lambda model, x: torch.jit.script(model),
+    lambda model, x: torch.fx.symbolic_trace(model),
+    lambda model, x: copy.deepcopy(model),
+    lambda model, x: pickle.loads(pickle.dumps(model)),
+    lambda model, x: model.to(memory_format=torch.channels_last),
+], ids=['deployed', 'script', 'fx', 'copy', 'pickle', 'channels_last'])
+@pytest.mark.filterwarnings('ignore:`torch.jit:FutureWarning')
+@torch.no_grad()
+def test_what_is_made_of_it_gives_the_same(cascade, make):
+    model, x = cascade
+    where, logits = stops_by_hand(model, x)
+    made = make(model, x)
+    torch.testing.assert_close(made(x), logits, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(made(x[3:4]), logits[3:4], rtol=1e-4, atol=1e-4)
+    if hasattr(made, 'classify'):
+        assert torch.equal(made.classify(x)[1], where)
+        assert torch.equal(made.predict_resolution(x), where)
+
+
+@torch.no_grad()
+def test_saved_model_stops_at_the_same(cascade, tmp_path):
+    model, x = cascade
+    save_for_hf(model, tmp_path, model_args={'thresholds': model.args.thresholds}, safe_serialization=True)
+    loaded = timm.create_model(f'local-dir:{tmp_path}', pretrained=True).eval()
+    assert loaded.args == model.args
+    assert torch.equal(loaded(x), model(x))
+
+
+def test_costs_are_of_every_rung_that_ran(cascade):
+    model, _ = cascade
+    flops = [row.backbone_flops for row in timm_drnet.cost_table(model)]
+    assert [row.total_flops for row in timm_drnet.cost_table(model)] == [
+        sum(flops), flops[1] + flops[2], flops[2]]
+    assert {row.predictor_flops for row in timm_drnet.cost_table(model)} == {0}
+    model.args = replace(model.args, thresholds=(None, 0.5))
+    assert [row.total_flops for row in timm_drnet.cost_table(model)] == [
+        flops[0] + flops[2], flops[1] + flops[2], flops[2]]
+
+
+def test_plain_weights_need_no_training(images):
+    plain = timm.create_model('test_resnet', num_classes=5).eval()
+    model = timm_drnet.create_drnet('test_resnet', resolutions=RESOLUTIONS, router='cascade', num_classes=5).eval()
+    model.load_state_dict(checkpoint_filter_fn(plain.state_dict(), model))
+    assert model.predictor is None
+    with torch.no_grad():
+        assert torch.equal(model.forward_at(images(3), 0), plain(images(3)))
+
+
+def test_training_is_at_all_resolutions(make_tiny, images):
+    model = make_tiny(router='cascade').train()
+    task = ClassificationTask(model, torch.nn.CrossEntropyLoss())
+    x, target = images(4), torch.arange(4)
+    loss = task(x, target)['loss']
+    logits = [model.forward_at(x, j) for j in range(3)]
+    torch.testing.assert_close(loss, sum(F.cross_entropy(each, target) for each in logits))
+    loss.backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_embeddings_have_no_confidence(make_tiny, images):
+    model = make_tiny(router='cascade', num_classes=0).eval()
+    assert torch.equal(model(images(3)), model.forward_at(images(3), 0))
+    assert model.predict_resolution(images(3)).tolist() == [0, 0, 0]
+    with pytest.raises(RuntimeError, match='A cascade has no predictor'):
+        model.predictor_scores(images(3))
+
+
+@pytest.mark.parametrize('thresholds', [(0.5,), (0.5, 0.5, 0.5), ('a', 0.5), (float('nan'), 0.5)])
+def test_thresholds_that_are_none(make_tiny, thresholds):
+    with pytest.raises(ValueError, match='Invalid thresholds .* 2 numbers or None'):
+        make_tiny(router='cascade', thresholds=thresholds)
+
+
+def test_thresholds_of_a_predictor_are_refused(make_tiny):
+    with pytest.raises(ValueError, match='Invalid thresholds'):
+        make_tiny(thresholds=(0.5, 0.5))

@@ -1,0 +1,1 @@
+"""Our router: branches run from the smallest candidate up, and an image stops at the first confident answer."""
