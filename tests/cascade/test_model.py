@@ -138,3 +138,29 @@ def test_thresholds_that_are_none(make_tiny, thresholds):
 def test_thresholds_of_a_predictor_are_refused(make_tiny):
     with pytest.raises(ValueError, match='Invalid thresholds'):
         make_tiny(thresholds=(0.5, 0.5))
+
+
+def test_budget_is_met_without_labels(cascade):
+    model, x = cascade
+    model.backbone.layer1.train()  # a mode that differs from the model's
+    modes = [module.training for module in model.modules()]
+    costs = [row.backbone_flops / 1e9 for row in timm_drnet.cost_table(model)]
+    target = costs[2] + 0.5 * costs[0]  # half of the images go on to the largest
+    budget = model.set_budget(target, [x[:20], x[20:]])
+    assert [module.training for module in model.modules()] == modes
+    model.eval()
+    assert budget.chosen.cost == pytest.approx(target, rel=0.01)
+    where = model.predict_resolution(x)
+    paid = torch.tensor([row.total_flops / 1e9 for row in timm_drnet.cost_table(model)])[where]
+    assert float(paid.mean()) == pytest.approx(target, rel=0.01)
+    kept = model(x).argmax(dim=1) == model.forward_at(x, 0).argmax(dim=1)
+    assert budget.chosen.agreement == pytest.approx(100 * float(kept.double().mean()))
+    assert budget.chosen.top1 is None
+    labelled = model.set_budget(target, [(x, model.forward_at(x, 0).argmax(dim=1))])
+    assert labelled.chosen.top1 == pytest.approx(labelled.chosen.agreement)
+    before = model.args
+    with pytest.raises(ValueError, match='Invalid target 1: .*reach'):
+        model.set_budget(1.0, [x])
+    assert model.args == before
+    model.set_budget(None)
+    assert model.args.thresholds == (0.8, 0.8)

@@ -14,8 +14,8 @@ import torch
 from tqdm import tqdm
 
 from ..core.drnet import DRNet
-from ..cost.budget import Budget, Setting, find_budget
-from ..cost.costs import measure_costs, set_cost_weight
+from ..cost.budget import Budget, Setting, find_budget, turn_to
+from ..cost.costs import measure_costs
 from ..cost.latency import latency_table
 from ..data.datasets import open_labelled_images
 from ..data.files import find_images
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     except ValueError as error:
         raise UserError(f'{_option(args)}{args.data}: {error}') from error
     if budget.chosen is not None:
-        set_cost_weight(model, budget.chosen.cost_weight)
+        turn_to(model, budget.chosen)
     if args.output:
         save_folder(model.cpu(), args.output)
     if args.json:

@@ -8,11 +8,15 @@ predictor's scores for some images; labels are not needed.
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
+from ..cascade.climb import confidence
+from ..cascade.dial import choose_thresholds, measure_setting, stop
 from ..core.drnet import DRNet
+from ..deploy.plain_view import plain_view
 from .costs import Costs, measure_costs, set_cost_weight
 
 TOLERANCE = 0.01
@@ -24,13 +28,17 @@ class Setting:
     """One position of the dial."""
 
     cost_weight: float
-    """The w of the choice."""
+    """The w of a predictor's choice; 0 for a cascade."""
     cost: float
-    """Average per image, predictor included, in the unit of the budget."""
+    """Average per image, predictor and every rung included, in the unit of the budget."""
     shares: tuple[float, ...]
     """Of the images that take each resolution, largest first."""
     top1: float | None
     """Per cent of the images classified correctly; None without labels."""
+    thresholds: tuple[float | None, ...] = ()
+    """Of a cascade, for each candidate but the largest."""
+    agreement: float | None = None
+    """Of a cascade: per cent of the images whose answer is that of the largest resolution."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +64,13 @@ def set_budget(
 ) -> Budget | None:
     """Turn the dial of a DRNet: from now on, spend a given average on an image in evaluation.
 
-    The choice becomes argmax(log p_j - w * C_j / C_max), with ``cost_weight`` w such that the average over the given
-    images meets the target within 1 %. Nothing is trained, and training is not affected. The position goes where the
-    model goes: to the Hub, to ``deploy()`` and into exports.
+    A predictor's choice becomes argmax(log p_j - w * C_j / C_max), with ``cost_weight`` w such that the average over
+    the given images meets the target within 1 %. A cascade gets the thresholds that meet it, and loses the rungs that
+    do not pay, such that its answers agree as often as can be with those of the largest resolution. Nothing is trained,
+    and training is not affected. The position goes where the model goes: to the Hub, to ``deploy()`` and into exports.
 
     Args:
-        model: A DRNet in the joint stage, changed in place.
+        model: A cascade, or a DRNet in the joint stage; changed in place.
         target: Average cost of an image, predictor included, in GFLOPs, or in milliseconds where the model's ``cost``
             is in milliseconds. None for the choice as trained, w = 0.
         batches: Images like those to come, (B, C, S, S), some hundreds or more, without labels, or pairs of images and
@@ -74,12 +83,25 @@ def set_budget(
         ValueError: If no position meets the target within 1 %, or there are no images. The model is as it was.
     """
     if target is None:
-        set_cost_weight(model, 0.0)
+        turn_to(model, Setting(0.0, 0.0, (), None))
         return None
     budget = find_budget(model, target, batches)
     assert budget.chosen is not None
-    set_cost_weight(model, budget.chosen.cost_weight)
+    turn_to(model, budget.chosen)
     return budget
+
+
+def turn_to(model: DRNet, setting: Setting) -> None:
+    """Turn the dial of a DRNet to a position.
+
+    Args:
+        model: Changed in place.
+        setting: The position, found for this model; only its weight or its thresholds count.
+    """
+    if model.args.router == 'cascade':
+        model.args = replace(model.args, thresholds=setting.thresholds)
+    else:
+        set_cost_weight(model, setting.cost_weight)
 
 
 @torch.inference_mode()
@@ -100,24 +122,20 @@ def collect_scores(
     Raises:
         ValueError: If there is no image, the model's predictor is not in use, or its scores are not finite.
     """
-    if model.args.stage != 'joint':
+    if not model.args.uses_predictor:
         raise ValueError(
             "The model is of the pretrain stage and its predictor is not in use: create it with stage='joint'.")
     weight = next(model.parameters())
     scores, hits = [], []
-    was_training = model.training
-    model.eval()
-    try:
-        for batch in batches:
-            images, target = (batch, None) if isinstance(batch, torch.Tensor) else (batch[0], batch[1])
-            x = images.to(weight.device, weight.dtype)
-            scores.append(model.predictor_scores(x).float().cpu())
-            if target is not None:
-                target = target.to(weight.device)
-                right = [model.forward_at(x, j).argmax(dim=1) == target for j in range(len(model.resolutions))]
-                hits.append(torch.stack(right, dim=1).cpu())
-    finally:
-        model.train(was_training)
+    view: Any = plain_view(model)  # in eval mode, whatever the mode of the model and of its parts
+    for batch in batches:
+        images, target = (batch, None) if isinstance(batch, torch.Tensor) else (batch[0], batch[1])
+        x = images.to(weight.device, weight.dtype)
+        scores.append(view.predictor_scores(x).float().cpu())
+        if target is not None:
+            target = target.to(weight.device)
+            right = [view.forward_at(x, j).argmax(dim=1) == target for j in range(len(model.resolutions))]
+            hits.append(torch.stack(right, dim=1).cpu())
     if not scores:
         raise ValueError('There are no images to read the dial off.')
     joined = torch.cat(scores)
@@ -152,11 +170,93 @@ def find_budget(
     if points < 2:
         raise ValueError(f'Invalid points {points}: use at least 2.')
     costs = measure_costs(model)
+    _check_target(target, costs)
+    if model.args.router == 'cascade':
+        return _find_cascade_budget(collect_answers(model, batches), costs, target, points)
     scores, hits = collect_scores(model, batches)
     chosen = None
     if target is not None:
         chosen = setting(scores, costs, find_cost_weight(scores, costs, target), hits)
     return Budget(costs.unit, len(scores), budget_curve(scores, costs, points, hits), chosen, target)
+
+
+def _check_target(target: float | None, costs: Costs) -> None:
+    if target is not None and not (target > 0 and math.isfinite(target)):
+        raise ValueError(f'Invalid target {target}: use an average cost per image in {costs.unit}.')
+
+
+@dataclass(frozen=True, eq=False)
+class CascadeAnswers:
+    """What every rung of a cascade says about N images at M candidates, the largest first; on the CPU."""
+
+    sure: torch.Tensor
+    """Confidence, (N, M)."""
+    classes: torch.Tensor
+    """The most probable class, (N, M) integers."""
+    labels: torch.Tensor | None
+    """The right class, (N,) integers; None if it is not known."""
+
+
+@torch.inference_mode()
+def collect_answers(model: DRNet, batches: Iterable[torch.Tensor | Sequence[torch.Tensor]]) -> CascadeAnswers:
+    """Run every candidate of a cascade on some images.
+
+    Args:
+        model: A cascade with a classifier, on the device to use. It is put in eval mode for it.
+        batches: As for `collect_scores`.
+
+    Returns:
+        The answers.
+
+    Raises:
+        ValueError: If there is no image or no classifier, or the logits are not finite.
+    """
+    if not model.num_classes:
+        raise ValueError('The model has no classifier (num_classes=0), so its answers have no confidence.')
+    weight = next(model.parameters())
+    view: Any = plain_view(model)
+    sure, classes, labels = [], [], []
+    for batch in batches:
+        images, target = (batch, None) if isinstance(batch, torch.Tensor) else (batch[0], batch[1])
+        x = images.to(weight.device, weight.dtype)
+        logits = [view.forward_at(x, j) for j in range(len(model.resolutions))]
+        sure.append(torch.stack([confidence(each) for each in logits], dim=1).cpu())
+        classes.append(torch.stack([each.argmax(dim=1) for each in logits], dim=1).cpu())
+        labels += [] if target is None else [target.cpu()]
+    if not sure:
+        raise ValueError('There are no images to read the dial off.')
+    joined = CascadeAnswers(torch.cat(sure), torch.cat(classes), torch.cat(labels) if labels else None)
+    if not joined.sure.isfinite().all():
+        raise ValueError('The model gives logits that are not finite: its weights are damaged.')
+    if joined.labels is not None and len(joined.labels) != len(joined.sure):
+        raise ValueError('Some batches have labels and others have none: give all of them, or none.')
+    return joined
+
+
+def _find_cascade_budget(answers: CascadeAnswers, costs: Costs, target: float | None, points: int) -> Budget:
+    agrees = answers.classes == answers.classes[:, :1]
+
+    def setting(thresholds: tuple[float | None, ...]) -> Setting:
+        one = measure_setting(thresholds, answers.sure, agrees, costs.backbone)
+        top1 = None
+        if answers.labels is not None:
+            hits = answers.classes == answers.labels[:, None]
+            top1 = 100 * float(hits.gather(1, stop(thresholds, answers.sure)[:, None]).double().mean())
+        return Setting(0.0, one.cost, one.shares, top1, thresholds, one.agreement)
+
+    def nearest(cost: float) -> Setting:
+        return setting(choose_thresholds(answers.sure, agrees, costs.backbone, cost).thresholds)
+
+    curve = {}
+    for cost in torch.linspace(max(costs.backbone), min(costs.backbone), points).tolist():
+        try:
+            one = nearest(cost)
+        except ValueError:  # out of reach: the curve shows what is not
+            continue
+        curve[one.thresholds] = one
+    chosen = None if target is None else nearest(target)
+    ordered = tuple(sorted(curve.values(), key=lambda one: -one.cost))
+    return Budget(costs.unit, len(answers.sure), ordered, chosen, target)
 
 
 def find_cost_weight(scores: torch.Tensor, costs: Costs, target: float) -> float:
@@ -176,8 +276,7 @@ def find_cost_weight(scores: torch.Tensor, costs: Costs, target: float) -> float
     Raises:
         ValueError: If the nearest average is more than 1 % away.
     """
-    if not (target > 0 and math.isfinite(target)):
-        raise ValueError(f'Invalid target {target}: use an average cost per image in {costs.unit}.')
+    _check_target(target, costs)
     above, below = _around(scores, costs, _one_on_each_step(scores, costs), target)
     best = min(above, below, key=lambda one: abs(one.cost - target))
     if abs(best.cost - target) > TOLERANCE * target:

@@ -1,0 +1,166 @@
+"""A cascade's dial: thresholds that meet an average cost, read off what its rungs say about some images.
+
+No labels are needed: what is to be kept is the answer of the largest candidate, which is what the images that go on
+get. Of all settings that meet a target, the one is taken whose answers agree most often with it.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+_STEPS = 20
+"""In which the share that stops at the smaller of two rungs is tried."""
+
+_BEYOND = 1.0001
+"""A threshold that no confidence reaches."""
+
+
+@dataclass(frozen=True)
+class CascadeSetting:
+    """One setting of a cascade's thresholds."""
+
+    thresholds: tuple[float | None, ...]
+    """As of a DRNet: one for each candidate but the largest."""
+    cost: float
+    """Average per image, every rung that ran included, in the unit of the costs."""
+    shares: tuple[float, ...]
+    """Of the images that stop at each resolution, largest first."""
+    agreement: float
+    """Per cent of the images whose answer is that of the largest candidate."""
+
+
+def measure_setting(
+        thresholds: Sequence[float | None],
+        sure: torch.Tensor,
+        agrees: torch.Tensor,
+        costs: Sequence[float],
+) -> CascadeSetting:
+    """Find out what thresholds do to some images.
+
+    Args:
+        thresholds: One for each candidate but the largest.
+        sure: Confidence of each image at each candidate, (N, M).
+        agrees: Whether its answer is that of the largest candidate, (N, M) booleans.
+        costs: Of each candidate, largest first.
+
+    Returns:
+        The setting, with its cost, shares and agreement.
+    """
+    where = stop(thresholds, sure)
+    paid = torch.tensor(_paid(thresholds, costs), dtype=torch.float64)[where]
+    counts = torch.bincount(where, minlength=len(costs)).tolist()
+    kept = agrees.gather(1, where[:, None]).double().mean()
+    return CascadeSetting(
+        tuple(thresholds), float(paid.mean()), tuple(n / len(sure) for n in counts), 100 * float(kept))
+
+
+def stop(thresholds: Sequence[float | None], sure: torch.Tensor) -> torch.Tensor:
+    """Where images stop, (N,) int64, given their confidence at each candidate, (N, M)."""
+    where = torch.zeros(len(sure), dtype=torch.int64)
+    for j, threshold in enumerate(thresholds, start=1):  # the smallest candidate, the last, has the last word
+        if threshold is not None:
+            where[sure[:, j] >= threshold] = j
+    return where
+
+
+def choose_thresholds(
+        sure: torch.Tensor,
+        agrees: torch.Tensor,
+        costs: Sequence[float],
+        target: float,
+) -> CascadeSetting:
+    """Choose rungs and their thresholds for an average cost.
+
+    No rung below the largest, one and two are tried; two have to agree more often than one by more than its standard
+    error, since there are many more of them to choose from.
+
+    Args:
+        sure: Confidence of each image at each candidate, (N, M).
+        agrees: Whether its answer is that of the largest candidate, (N, M) booleans.
+        costs: Of each candidate, largest first.
+        target: Average cost of an image, in their unit.
+
+    Returns:
+        The setting whose answers agree most often with the largest candidate's, among those nearest to the target.
+
+    Raises:
+        ValueError: If no setting is within 1 % of the target; it says what can be reached.
+    """
+    best: CascadeSetting | None = None
+    nearest: list[float] = []
+    for number in (0, 1, 2):
+        found = [
+            measure_setting(thresholds, sure, agrees, costs)
+            for thresholds in _candidates(number, sure, costs, target)]
+        found = [one for one in found if one.cost <= costs[0]]  # for more than that, nobody needs a cascade
+        nearest += [one.cost for one in found]
+        found = [one for one in found if abs(one.cost - target) <= 0.01 * target]
+        if found:
+            leader = max(found, key=lambda one: (one.agreement, -one.cost))
+            margin = 0.0 if best is None else _standard_error(best.agreement, len(sure))
+            if best is None or leader.agreement > best.agreement + margin:
+                best = leader
+    if best is None:
+        raise ValueError(
+            f'Invalid target {target:g}: on these {len(sure)} images the cascade can cost from {min(costs):.4g} to'
+            f' {costs[0]:.4g}, and the nearest averages that it reaches are {_around(nearest, target)}. Use one of'
+            ' those, or more images.')
+    return best
+
+
+def _candidates(
+        number: int,
+        sure: torch.Tensor,
+        costs: Sequence[float],
+        target: float,
+) -> Iterator[tuple[float | None, ...]]:
+    """Thresholds with a number of rungs below the largest whose cost is as near to the target as can be."""
+    images = len(sure)
+    for used in itertools.combinations(range(1, len(costs)), number):
+        thresholds: list[float | None] = [None] * (len(costs) - 1)
+        if number == 0:
+            yield tuple(thresholds)
+            continue
+        largest_used, smallest = used[0], used[-1]
+        if number == 1:
+            going = (target - costs[smallest]) / costs[0]  # share that goes on
+            thresholds[smallest - 1] = _threshold(sure[:, smallest], round(images * (1 - going)))
+            yield tuple(thresholds)
+            continue
+        for step in range(1, _STEPS):
+            first = _threshold(sure[:, smallest], round(images * step / _STEPS))
+            on = sure[:, smallest] < first
+            left = int(on.sum())
+            going = (images * (target - costs[smallest]) - left * costs[largest_used]) / costs[0]  # images
+            if 0 <= going <= left:
+                thresholds[smallest - 1] = first
+                thresholds[largest_used - 1] = _threshold(sure[on, largest_used], left - round(going))
+                yield tuple(thresholds)
+
+
+def _threshold(sure: torch.Tensor, number: int) -> float:
+    """The confidence that so many images reach: in the middle between two, where rounding tips none."""
+    ordered = sure.double().sort(descending=True).values
+    if number <= 0 or not len(ordered):
+        return _BEYOND
+    if number >= len(ordered):
+        return 0.0
+    return float((ordered[number - 1] + ordered[number]) / 2)
+
+
+def _paid(thresholds: Sequence[float | None], costs: Sequence[float]) -> list[float]:
+    """What an image pays that stops at each candidate."""
+    ran = [j for j, threshold in enumerate(thresholds, start=1) if threshold is not None]
+    return [cost + sum(costs[k] for k in ran if k > j) for j, cost in enumerate(costs)]
+
+
+def _standard_error(agreement: float, images: int) -> float:
+    return float((agreement * (100 - agreement) / images) ** 0.5)
+
+
+def _around(reached: Sequence[float], target: float) -> str:
+    above, below = min((c for c in reached if c >= target), default=None), max(
+        (c for c in reached if c < target), default=None)
+    return ' and '.join(f'{c:.4g}' for c in (above, below) if c is not None) or 'none'
