@@ -12,6 +12,7 @@ from timm.data import resolve_data_config
 from torch import nn
 
 import timm_drnet
+from timm_drnet.data import pixels
 from timm_drnet.deploy import export, onnx_runner
 from timm_drnet.deploy.export import ExportError, check_target
 from timm_drnet.deploy.export import export_model as export_with_costs
@@ -33,9 +34,11 @@ def test_folder_of_onnx(make_tiny, shake, tmp_path):
     state = {name: value.clone() for name, value in model.state_dict().items()}
     manifest = export_model(model, tmp_path / 'out', labels=list('abcde'), name='a name', license='mit')
     written = {path.name for path in (tmp_path / 'out').iterdir()}
-    assert written == {'predictor.onnx', 'branch_64.onnx', 'branch_32.onnx', 'manifest.json', 'onnx_runner.py'}
+    sources = {'onnx_runner.py': onnx_runner, 'pixels.py': pixels}
+    assert written == {'predictor.onnx', 'branch_64.onnx', 'branch_32.onnx', 'manifest.json', *sources}
     assert [path.name for path in tmp_path.iterdir()] == ['out']
-    assert (tmp_path / 'out' / 'onnx_runner.py').read_bytes() == Path(onnx_runner.__file__).read_bytes()
+    for name, module in sources.items():
+        assert (tmp_path / 'out' / name).read_bytes() == Path(module.__file__).read_bytes()
     assert json.loads((tmp_path / 'out' / 'manifest.json').read_text()) == manifest
     assert manifest['sha256'] == manifest_digest(manifest)
 

@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from ..data.reading import UnreadableImageError
+from ..data.pixels import UnreadableImageError
 from .listing import Location
 
 _ROWS = 16  # of a Parquet file, decompressed at a time

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ..core.drnet import DRNet
+from ..data.pixels import ignore_warnings
 from ..data.reading import image_loader
 from ..deploy.deployed import deploy
 from .decoding import Decoder
@@ -53,6 +54,7 @@ class DecodingWorker:
     def __init__(self, model: Any, attempts: Any, column: str, threads: int) -> None:
         import ray
 
+        ignore_warnings()
         torch.set_num_threads(threads)
         self._attempts = attempts
         self._decode = Decoder(image_loader(ray.get(model)), column, threads)
@@ -102,6 +104,7 @@ class ClassifyingWorker:
     ) -> None:
         import ray
 
+        ignore_warnings()
         torch.set_num_threads(threads)  # Ray says one, by OMP_NUM_THREADS, where a worker has not just that many
         original: DRNet = ray.get(model)
         self._decode = Decoder(image_loader(original), column, threads)

@@ -22,6 +22,7 @@ from torch import nn
 from tqdm import tqdm
 
 from ..core.drnet import DRNet
+from ..data import pixels
 from ..data.labels import class_labels
 from ..data.output_folder import check_output_folder, staged
 from ..data.reading import data_config
@@ -59,9 +60,9 @@ def export_model(
     """Write a folder from which a DRNet runs without its Python code.
 
     It holds a program for the predictor, at its own size, and one for each branch, at its resolution, all for batches
-    of any size; ``manifest.json``, which describes them; and for ONNX ``onnx_runner.py``. The norms are folded into the
-    convolutions, so each branch has weights of its own. The predictor is left out in the pretrain stage, which does not
-    use it.
+    of any size; ``manifest.json``, which describes them; and for ONNX ``onnx_runner.py`` with its ``pixels.py``. The
+    norms are folded into the convolutions, so each branch has weights of its own. The predictor is left out in the
+    pretrain stage, which does not use it.
 
     Every program is run and compared with the model. The folder appears when it is complete, or not at all.
 
@@ -121,7 +122,8 @@ def export_model(
         manifest['sha256'] = onnx_runner.manifest_digest(manifest)
         (folder / onnx_runner.MANIFEST).write_text(json.dumps(manifest, indent=2) + '\n', encoding='utf-8')
         if format == 'onnx':
-            shutil.copyfile(onnx_runner.__file__, folder / 'onnx_runner.py')
+            for source in (onnx_runner.__file__, pixels.__file__):
+                shutil.copyfile(source, folder / Path(source).name)
     return manifest
 
 

@@ -1,7 +1,7 @@
 """Run an exported DRNet with ONNX Runtime, NumPy and Pillow alone.
 
 This file is part of timm-drnet, https://www.apache.org/licenses/LICENSE-2.0. ``timm-drnet export`` puts a copy of it
-beside the models that it writes, so it imports nothing else of the package.
+beside the models that it writes, and one of ``pixels.py``, so it imports nothing else of the package.
 
     python onnx_runner.py photo.jpg ...
 
@@ -16,7 +16,6 @@ import json
 import math
 import os
 import sys
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -24,9 +23,19 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-import PIL
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image
+
+if __package__:
+    from ..data.pixels import UnreadableImageError, first_line, ignore_warnings, open_image, printable
+else:  # copied beside an export
+    from pixels import (  # type: ignore[import-not-found,no-redef]
+        UnreadableImageError,
+        first_line,
+        ignore_warnings,
+        open_image,
+        printable,
+    )
 
 FORMAT = 'timm-drnet export'
 FORMAT_VERSION = 1
@@ -37,19 +46,9 @@ Array: TypeAlias = NDArray[np.float32]
 _MICRO_BATCH = 16
 """Images that a model gets at once; see `OnnxDRNet`."""
 
-_DRAFT_MARGIN = 4
-"""A JPEG is decoded at a fraction of its size where that leaves this many times the wanted side."""
-
-_LONGEST = 16
-"""Images longer than this many times their short side lose their ends before the resize and not after it."""
-
 
 class InvalidExportError(Exception):
     """A folder that is no complete, unchanged export; the message names the file and the remedy."""
-
-
-class UnreadableImageError(Exception):
-    """A file that is no image Pillow can read; the message names it and the reason."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ class OnnxDRNet:
             except Exception as error:  # of many types
                 raise InvalidExportError(
                     f'{folder / entry["name"]}: ONNX Runtime {runtime.__version__} cannot load it'
-                    f' ({_first_line(error)}); install a newer one, or export the model again with a lower --opset'
+                    f' ({first_line(error)}); install a newer one, or export the model again with a lower --opset'
                 ) from error
             if names[0] not in session.get_providers():  # available, but it did not start
                 raise ValueError(
@@ -255,7 +254,12 @@ class OnnxDRNet:
         channels, side, _ = config['input_size']
         if channels not in (1, 3):
             raise ValueError(f'The model takes images of {channels} channels; use one for grey (1) or RGB (3) images.')
-        return _transform(_open(image, 'RGB' if channels == 3 else 'L', side), config)
+        mode, central = 'RGB' if channels == 3 else 'L', config['crop_mode'] == 'center'
+        try:
+            return _transform(open_image(image, mode, side, central), config)
+        except UnreadableImageError as error:
+            name = repr(image) if isinstance(image, Image.Image) else os.fspath(image)
+            raise UnreadableImageError(f'{name}: {error}') from error
 
     def _classify(self, x: Array, topk: int) -> list[Classification]:
         choice = self.predict_resolution(x)
@@ -405,67 +409,6 @@ def read_file(folder: str | os.PathLike[str], entry: dict[str, Any]) -> bytes:
     return content
 
 
-def _open(source: str | os.PathLike[str] | Image.Image, mode: str, side: int) -> Image.Image:
-    """An image of any format, mode and size as RGB or grey, upright, laid over white."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # odd metadata
-            warnings.simplefilter('error', Image.DecompressionBombWarning)
-            if isinstance(source, Image.Image):
-                return _convert(_upright(source), mode)
-            with Image.open(source) as image:
-                image.draft(None, (side * _DRAFT_MARGIN,) * 2)
-                image.load()
-                return _convert(_upright(image), mode)
-    except Exception as error:  # decoders raise almost anything on a damaged file
-        name = repr(source) if isinstance(source, Image.Image) else os.fspath(source)
-        raise UnreadableImageError(f'{name}: {_reason(error)}') from error
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # a damaged EXIF block says nothing about the pixels
-        return image
-
-
-def _convert(image: Image.Image, mode: str) -> Image.Image:
-    if min(image.size) == 0:
-        raise ValueError('the image has no pixels')
-    if image.mode[0] in 'IF':  # Pillow would clip the values at 255
-        image = _to_8_bits(image)
-    elif image.mode == 'LAB':  # Pillow knows no other way from here
-        image = ImageCms.profileToProfile(  # type: ignore[assignment]  # None is what it returns in place
-            image, ImageCms.createProfile('LAB'), ImageCms.createProfile('sRGB'), outputMode='RGB')
-    elif image.has_transparency_data:
-        image = image.convert('RGBA')
-        opaque = Image.new('RGB', image.size, 'white')
-        opaque.paste(image, mask=image.getchannel('A'))
-        image = opaque
-    return image.convert(mode)
-
-
-def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Grey of 16 or 32 bits, or floating point, in 256 steps from 0 to its white, which the values decide."""
-    values = np.nan_to_num(np.asarray(image, dtype=np.float32), posinf=0, neginf=0)
-    largest = float(values.max())
-    if image.mode.startswith('I'):
-        white = max(65535.0, largest)
-    else:
-        white = next((white for white in (1.0, 255.0, 65535.0) if largest <= white), largest)
-    return Image.fromarray((values.clip(0) * (255 / white)).round().astype(np.uint8))
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, Image.DecompressionBombWarning | Image.DecompressionBombError):
-        return f'{str(error).split(",")[0]}; scale the image down'
-    if isinstance(error, PIL.UnidentifiedImageError):
-        return 'not an image of a format that Pillow can read'
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return _first_line(error)
-
-
 def _transform(image: Image.Image, config: dict[str, Any]) -> Array:
     """timm's evaluation transform: resize, crop the centre, normalize."""
     side, crop_mode = config['input_size'][-1], config['crop_mode']
@@ -478,7 +421,6 @@ def _transform(image: Image.Image, config: dict[str, Any]) -> Array:
         size = (max(1, round(image.width / ratio)), max(1, round(image.height / ratio)))
         fill = tuple(round(255 * mean) for mean in config['mean'])
     else:
-        image = _crop_ends(image)
         short, long = min(image.size), max(image.size)
         longer = int(scaled * long / short)
         size = (scaled, longer) if image.width <= image.height else (longer, scaled)
@@ -496,16 +438,6 @@ def _margin(length: int, side: int) -> int:
     return round((length - side) / 2) if length >= side else -((side - length) // 2)
 
 
-def _crop_ends(image: Image.Image) -> Image.Image:
-    """Crop an extremely long image to what the central crop can see: a resize of all of it could take any memory."""
-    width, height = image.size
-    limit = _LONGEST * min(width, height)
-    if max(width, height) <= limit:
-        return image
-    left, top = max(0, width - limit) // 2, max(0, height - limit) // 2
-    return image.crop((left, top, left + min(width, limit), top + min(height, limit)))
-
-
 def _import_onnxruntime() -> Any:
     """Here and not above, so that the package can be imported without it."""
     try:
@@ -515,10 +447,6 @@ def _import_onnxruntime() -> Any:
             'OnnxDRNet needs ONNX Runtime: pip install "timm-drnet[onnx]", or without PyTorch: pip install onnxruntime'
         ) from error
     return onnxruntime
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -541,6 +469,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add('--provider', metavar='NAME', action='append', help='an ONNX Runtime execution provider (CPUExecutionProvider)')
     add('--json', action='store_true', help='print JSON')
     args = parser.parse_args(argv)
+    ignore_warnings()
     try:
         model = OnnxDRNet(args.folder, args.provider, args.threads)
         found, unreadable = _classify_files(model, args.images, args.topk, args.batch_size)
@@ -552,9 +481,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, result in () if args.json else found:
         labels = ', '.join(
             f'{label} {p:.1%}' for label, p in zip(result.labels, result.probabilities, strict=True))
-        print(_printable(f'{name}  {result.resolution} px  {labels}'))
+        print(printable(f'{name}  {result.resolution} px  {labels}'))
     for message in unreadable:
-        print(_printable(f'{parser.prog}: skipped {message}'), file=sys.stderr)
+        print(printable(f'{parser.prog}: skipped {message}'), file=sys.stderr)
     return 1 if unreadable else 0
 
 
@@ -577,11 +506,6 @@ def _classify_files(
                 unreadable.append(str(error))
         found += zip(readable, model.classify(images, topk, batch_size), strict=True)
     return found, unreadable
-
-
-def _printable(text: str) -> str:
-    """Escape what a terminal cannot show: control characters, and bytes of a file name that are no text."""
-    return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode('ascii') for c in text)
 
 
 if __name__ == '__main__':

@@ -5,7 +5,7 @@ from functools import cache
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from ..data.reading import UnreadableImageError, open_image
+from ..data.pixels import UnreadableImageError, open_image
 from .prediction import Prediction, Predictions, format_flops
 
 _MARGIN, _GAP = 32, 16
