@@ -74,6 +74,18 @@ def test_patterns(inputs, expected, tmp_path):
         str(tmp_path / 'tables' / name) for name in ('1.parquet', '2.parquet', '_not_data.parquet', 'more/3.parquet'))
 
 
+def test_links_to_folders_are_followed_and_each_file_counts_once(inputs, tmp_path):
+    farm = tmp_path / 'farm'
+    farm.mkdir()
+    for name, target in (('photos', 'photos'), ('tables', 'tables'), ('photos/up', 'photos'), ('tables/up', 'tables')):
+        (farm / name).symlink_to(tmp_path / target, target_is_directory=True)
+    tables = ['tables/1.parquet', 'tables/2.parquet', 'tables/more/3.parquet']
+    for item in (farm / 'tables', farm / '**' / '[0-9]*.parquet'):
+        assert [os.path.relpath(path, farm) for path in list_inputs([item]).paths] == tables
+    listing = list_inputs([farm / 'photos', tmp_path / 'photos', farm / 'photos' / '*.jpg'])
+    assert [os.path.relpath(path, farm) for path in listing.paths] == ['photos/a/c.png', 'photos/b.jpg', 'photos/d.jpg']
+
+
 def test_fingerprint_sees_changes(inputs, tmp_path):
     seen = {list_inputs(inputs).fingerprint()}
     os.rename(tmp_path / 'photos/b.jpg', tmp_path / 'photos/bb.jpg')

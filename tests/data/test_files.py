@@ -1,11 +1,13 @@
 """Finding image files: names, folders and patterns."""
 
+import glob
 import os
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from timm_drnet.data.files import find_images, image_extensions
+from timm_drnet.data.files import find_images, image_extensions, matches, unique, walk
 
 
 @pytest.fixture
@@ -68,6 +70,47 @@ def test_nothing_found_is_said_by_name(folder, name, reason):
     with pytest.raises(FileNotFoundError, match=reason) as error:
         find_images(['b.jpg', name])
     assert str(error.value).startswith(f'{name}: ')
+
+
+@pytest.fixture
+def farm(folder):
+    """Links to a folder outside, to one inside by a name that sorts first, and two that go in circles."""
+    farm = folder / 'farm'
+    (farm / 'real').mkdir(parents=True)
+    (farm / 'real' / 'x.jpg').touch()
+    (farm / 'real' / 'y.jpg').symlink_to(farm / 'real' / 'x.jpg')
+    for name, target in (('away', 'sub'), ('aware', 'farm/real'), ('real/up', 'farm'), ('real/round', 'farm')):
+        (farm / name).symlink_to(folder / target, target_is_directory=True)
+    (farm / 'nowhere').symlink_to('nothing')
+    return farm
+
+
+@pytest.mark.parametrize('pattern', ['farm', 'farm/**', 'f*/**/*.*', 'farm/**/**'])
+def test_links_to_folders_are_followed_and_each_file_counts_once(farm, pattern):
+    assert found(pattern) == ['farm/away/c.jpeg', 'farm/away/deep/d.tif', 'farm/real/x.jpg', 'farm/real/y.jpg']
+
+
+def test_file_counts_once_whatever_link_leads_to_it(farm):
+    assert found('farm/away', 'sub', 'farm/real/up/real/x.jpg', 'farm/aware/*.jpg') == [
+        'farm/away/c.jpeg', 'farm/away/deep/d.tif', 'farm/real/up/real/x.jpg', 'farm/aware/y.jpg']
+    assert unique(['farm/aware/x.jpg', 'farm/real/x.jpg', 'farm/real/y.jpg']) == [
+        Path('farm/aware/x.jpg'), Path('farm/real/y.jpg')]
+
+
+def test_each_folder_is_gone_through_once(farm):
+    folders = [path for path, _ in walk('farm')]
+    assert folders == ['farm', 'farm/real', 'farm/away', 'farm/away/deep']
+    assert 'sub/deep' not in [path for path, _ in walk('.', hidden=('.', 'd'))]
+    with pytest.raises(FileNotFoundError):
+        list(walk('nowhere'))
+
+
+def test_pattern_matches_what_glob_matches(folder):
+    for pattern in ('**/*.jp*g', 'sub/**/*', '**/deep/*', '*/**/*.tif', '**/sub/**/*', '**/*d[.]*', 'no/**/*', '*'):
+        expected = {os.path.normpath(path) for path in glob.glob(pattern, recursive=True)}
+        assert {os.path.normpath(path) for path in matches(pattern)} == expected
+        absolute = os.path.join(glob.escape(str(folder)), pattern)
+        assert {os.path.relpath(path) for path in matches(absolute)} == expected
 
 
 @pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='needs named pipes')

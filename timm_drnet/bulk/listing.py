@@ -4,7 +4,6 @@ Shards are ranges of these numbers. An image is a file, or a row of a Parquet fi
 """
 
 import bisect
-import glob
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
@@ -13,7 +12,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from ..data.files import find_images
+from ..data.files import find_images, matches, unique, walk
 
 _SUFFIX = '.parquet'
 
@@ -111,11 +110,12 @@ def list_inputs(inputs: Sequence[str | Path], image_column: str = 'image') -> Li
             images = [] if tables else find_images([name])
         for path in tables or images:
             found.setdefault(os.path.abspath(path), bool(tables))
-    for path in found:
+    paths = [str(path) for path in unique(found)]
+    for path in paths:
         if not _is_text(path):
             raise ValueError(f'{path!r}: the name of this file is not UTF-8; rename it')
-    rows = [_count_rows(path, image_column) if is_table else None for path, is_table in found.items()]
-    listing = Listing(tuple(found), rows)
+    rows = [_count_rows(path, image_column) if found[path] else None for path in paths]
+    listing = Listing(paths, rows)
     if not len(listing):
         raise FileNotFoundError(f'{", ".join(map(str, inputs))}: the Parquet files have no rows; give some that do')
     return listing
@@ -129,24 +129,17 @@ def _tables(name: str) -> list[str]:
         return []
     if os.path.isfile(name):
         return [name]
-    matches = sorted(path for path in glob.glob(name, recursive=True) if os.path.isfile(path))
-    if not matches:
+    tables = sorted(path for path in matches(name) if os.path.isfile(path))
+    if not tables:
         raise FileNotFoundError(f'{name}: no such Parquet file; check the path or pattern')
-    return matches
+    return tables
 
 
 def _tables_below(folder: str) -> list[str]:
-    def fail(error: OSError) -> None:
-        raise error
-
-    files = []
-    for parent, subfolders, names in os.walk(folder, onerror=fail):
-        # What starts with these is not data, by the custom of Parquet's readers.
-        subfolders[:] = [name for name in subfolders if not name.startswith(('.', '_'))]
-        files += [
-            os.path.join(parent, name) for name in names
-            if name.lower().endswith(_SUFFIX) and not name.startswith(('.', '_'))]
-    return sorted(files)
+    hidden = ('.', '_')  # what begins with these is not data, by the custom of Parquet's readers
+    return sorted(
+        os.path.join(parent, name) for parent, names in walk(folder, hidden) for name in names
+        if name.lower().endswith(_SUFFIX) and not name.startswith(hidden))
 
 
 def _images_in(folder: str) -> list[Path]:
