@@ -183,7 +183,7 @@ def test_unreadable_images(run, data, out):
     code, stdout, err = run('--json')
     assert code == 1
     assert [file['path'] for file in json.loads(stdout)['unreadable']] == ['a/3.png']
-    assert 'skipped a/3.png: cannot identify' in err
+    assert 'skipped a/3.png: not an image' in err
     assert '1 of 10 images are unreadable and were not analyzed' in err
     assert '1 image could not be read' in (out / 'index.html').read_text()
 

@@ -169,7 +169,7 @@ def test_unreadable_images(run, data):
     assert code == 1
     assert result['images'] == IMAGES - 1
     assert [file['path'] for file in result['unreadable']] == ['a/0.png']
-    assert 'skipped a/0.png: cannot identify' in err
+    assert 'skipped a/0.png: not an image' in err
     assert '1 of 7 images are unreadable' in err
 
 

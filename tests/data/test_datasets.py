@@ -113,9 +113,13 @@ def test_class_map_for_another_model(folder):
 
 
 def test_class_map_that_cannot_be_read(folder):
-    refuse(r'Cannot locate specified class map file \(nowhere.txt\)', folder, class_map='nowhere.txt')
+    refuse('--class-map nowhere.txt: No such file .*; give a text file', folder, class_map='nowhere.txt')
     path = class_map(folder, 'abc')
     refuse('Unsupported class map', folder, class_map=str(path.rename(path.with_suffix('.csv'))))
+    refuse('--class-map .*: the file is empty', folder, class_map=str(class_map(folder, '\n')))
+    path = class_map(folder, 'abc')
+    path.write_bytes(b'\xff\xfea')
+    refuse('--class-map .*: not a text file in UTF-8', folder, class_map=str(path))
     refuse('Found 0 images', folder, class_map=str(class_map(folder, 'xyz')))
 
 

@@ -1,5 +1,6 @@
 """Reading labelled images: every one of them is read or named, and none stands in for another."""
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -65,7 +66,7 @@ def test_a_batch_of_unreadable_images_only(folder):
 def test_nothing_readable(folder):
     for path in folder.glob('*/*'):
         path.write_text('no image')
-    with pytest.raises(DataError, match=r'none of 8 images is readable; the first is a.0\.png \(cannot identify'):
+    with pytest.raises(DataError, match=r'none of 8 images is readable; the first is a.0\.png \(not an image'):
         read(open_labelled_images(str(folder), num_classes=2))
 
 
@@ -87,7 +88,28 @@ def test_torchvision_dataset(folder):
     (folder / 'b/5.png').write_text('no image')
     images = LabelledImages(ImageFolder(folder), 'RGB')
     assert read(images)[3:] == [(60, 0), (80, 1), (120, 1), (140, 1)]
-    assert [name for name, _ in images.unreadable] == ['image 5']
+    assert [name for name, _ in images.unreadable] == ['b/5.png']
+
+
+@pytest.mark.parametrize('kind', ['files', 'images'])
+def test_dataset_of_others_is_read_alike(tmp_path, kind):
+    """What torchvision itself does with 16-bit grey, all values above 255 white, must not be seen."""
+    (tmp_path / 'a').mkdir()
+    Image.fromarray(np.full((32, 32), 100 * 257, np.uint16)).save(tmp_path / 'a/0.png')
+    dataset = ImageFolder(tmp_path) if kind == 'files' else [(Image.open(tmp_path / 'a/0.png'), 0)]
+    images = LabelledImages(dataset, 'RGB')
+    assert read(images) == [(100, 0)]
+    assert images.name(0) == ('a/0.png' if kind == 'files' else 'image 0')
+
+
+def test_long_image_takes_little_memory(tmp_path):
+    save_image(tmp_path / 'a/0.png', 90, 'L')
+    Image.new('L', (1, 50_000), 60).save(tmp_path / 'a/1.png')
+    images = open_labelled_images(str(tmp_path), num_classes=1)
+    assert read(images) == [(90, 0), (60, 0)]
+    assert images.read(1)[0].size == (1, 16)
+    make_loader(images, CONFIG, 2, is_training=True)
+    assert images.read(1)[0].size == (1, 50_000)  # the training may crop any part of it
 
 
 @pytest.mark.parametrize(('mode', 'value'), [('L', 90), ('P', 90), ('RGBA', (90, 90, 90, 255)), ('1', 1)])

@@ -4,22 +4,22 @@ import argparse
 import math
 import os
 import random
-import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
-from timm.data import create_dataset, create_loader
 from tqdm import tqdm
 
 from ..core.drnet import DRNet
 from ..data.datasets import open_labelled_images
 from ..data.files import find_images
+from ..data.labelled import LabelledImages, make_loader
 from ..data.reading import Unreadable, data_config, image_loader, read_batches
 from ..hub.publishing import disown_source, save_folder
 from ..train.norm_statistics import calibrate_norms
 from ..train.predictor import train_predictor
-from .common import Subparsers, UserError, add_model_arguments, check_new_folder, load_model, pick_device
+from .common import Subparsers, UserError, add_model_arguments, check_new_folder, load_model, pick_device, tell
 
 
 def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
@@ -74,10 +74,11 @@ def run(args: argparse.Namespace) -> int:
         _train(args, model, batches)
     disown_source(model)
     save_folder(model.cpu(), args.output)
-    print(f"timm.create_model('local-dir:{args.output}', pretrained=True)")
-    for one in unreadable:
-        print(f'timm-drnet calibrate: skipped {one.path}: {one.reason}', file=sys.stderr)
-    return 1 if unreadable else 0
+    print(f"timm.create_model({f'local-dir:{args.output}'!r}, pretrained=True)")
+    skipped = {**{one.path: one.reason for one in unreadable}, **(batches.unreadable if batches else {})}
+    for path, reason in skipped.items():
+        tell('calibrate', f'skipped {path}: {reason}')
+    return 1 if skipped else 0
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -104,8 +105,8 @@ def _images(args: argparse.Namespace, model: DRNet, unreadable: list[Unreadable]
             yield torch.stack([image for _, image in batch])
 
 
-def _training_batches(args: argparse.Namespace, model: DRNet, device: torch.device) -> Any:
-    """timm's loader with its augmentation for training, of images whose labels are the model's."""
+def _training_batches(args: argparse.Namespace, model: DRNet, device: torch.device) -> '_Batches':
+    """Batches with timm's augmentation for training, of images whose labels are the model's."""
     try:
         images = open_labelled_images(args.data, model.num_classes, model.in_chans, split=args.split)
     except ValueError as error:
@@ -113,29 +114,31 @@ def _training_batches(args: argparse.Namespace, model: DRNet, device: torch.devi
     if len(images) < args.batch_size:
         raise UserError(
             f'--batch-size {args.batch_size}: there are {len(images)} images to train on; use a smaller one')
-    mode = 'RGB' if model.in_chans == 3 else 'L'
-    dataset = create_dataset('', root=args.data, split=args.split, input_img_mode=mode)
-    return create_loader(
-        dataset, batch_size=args.batch_size, is_training=True, num_workers=args.workers, use_prefetcher=False,
-        persistent_workers=False, pin_memory=device.type == 'cuda', **data_config(model))
+    loader = make_loader(images, data_config(model), args.batch_size, args.workers, device, is_training=True)
+    return _Batches(images, loader)
 
 
-def _train(args: argparse.Namespace, model: DRNet, batches: Any) -> None:
+def _train(args: argparse.Namespace, model: DRNet, batches: '_Batches') -> None:
     def progress(epoch: int, loss: float, shares: tuple[float, ...]) -> None:
         told = ', '.join(f'{r} px {s:.1%}' for r, s in zip(model.resolutions, shares, strict=True))
         print(f'predictor: epoch {epoch} of {args.train_predictor}, loss {loss:.4f}, {told}', flush=True)
 
     try:
-        train_predictor(model, _Shown(batches), args.train_predictor, args.lr, progress=progress)
+        train_predictor(model, batches, args.train_predictor, args.lr, progress=progress)
     except ValueError as error:
         raise UserError(f'--train-predictor {args.train_predictor}: {error}') from error
 
 
-class _Shown:
-    """A loader that shows how far it is, each time it is gone through."""
+class _Batches:
+    """Images and labels of a loader, as often as they are gone through, with a bar that shows how far it is."""
 
-    def __init__(self, batches: Any) -> None:
-        self.batches = batches
+    def __init__(self, images: LabelledImages, loader: Any) -> None:
+        self.images = images
+        self.loader = loader
+        self.unreadable: dict[Path, str] = {}
 
-    def __iter__(self) -> Iterator[Any]:
-        yield from tqdm(self.batches, desc='predictor', unit='batch', leave=False, disable=None)
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        with tqdm(self.loader, desc='predictor', unit='batch', leave=False, disable=None) as progress:
+            yield from self.images.batches(progress)
+        root = Path(self.images.dataset.reader.root)
+        self.unreadable.update((root / name, reason) for name, reason in self.images.unreadable)

@@ -3,6 +3,7 @@
 import argparse
 import json
 import pickle
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,6 +15,8 @@ from safetensors import SafetensorError
 from timm.models import load_checkpoint
 
 from ..core.drnet import DRNet
+from ..data.labels import read_names
+from ..data.pixels import printable
 from ..hub import zoo  # registers the models
 from ..hub.checkpoints import checkpoint_filter_fn
 from ..train.resume import CheckpointError, check_checkpoint
@@ -30,6 +33,16 @@ _NOT_MODEL_KWARGS = ('name', 'num_classes', 'checkpoint', 'pretrained', 'option'
 
 class UserError(Exception):
     """Bad input, to be told in one line that names the argument, the value and the remedy."""
+
+
+def tell(command: str, message: str) -> None:
+    """Say something beside the result of a command: one line on stderr, whatever names of files are in it.
+
+    Args:
+        command: Name of the command.
+        message: What to say.
+    """
+    print(printable(f'timm-drnet {command}: {message}'), file=sys.stderr)
 
 
 class _ModelKwargs(timm.utils.ParseKwargs):
@@ -140,14 +153,11 @@ def read_labels(name: str) -> list[str]:
         UserError: If it cannot be read.
     """
     try:
-        lines = Path(name).read_text(encoding='utf-8-sig').splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f'--labels {name}: not a text file in UTF-8') from error
+        return read_names(name)
+    except ValueError as error:
+        raise UserError(f'--labels {name}: {error}') from error
     except OSError as error:
         raise UserError(f'--labels {name}: {error.strerror}; give a text file with one label per line') from error
-    while lines and not lines[-1].strip():
-        lines.pop()
-    return [line.strip() for line in lines]
 
 
 def check_new_folder(option: str, name: str) -> None:

@@ -1,13 +1,16 @@
 """Opening a dataset to measure a model on: its labels must be the model's classes, or the result would be nonsense."""
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
 from timm.data import ImageDataset, create_dataset
 from torch.utils.data import IterableDataset
 
+from .class_folders import ClassFolders, folder_of_split, read_class_map
 from .labelled import DataError, LabelledImages
+from .pixels import first_line, printable
 
 _logger = logging.getLogger(__name__)
 
@@ -43,10 +46,9 @@ def open_labelled_images(
     if in_chans not in (1, 3):
         raise DataError(f'the model takes images of {in_chans} channels, but those of a dataset have 1 or 3')
     mode = 'RGB' if in_chans == 3 else 'L'
+    labels = _read_class_map(class_map, folder_of_split(root, split)) if class_map else None
     try:
-        dataset = create_dataset(
-            name, root=root, split=split, input_img_mode=mode,
-            class_map=class_map)  # type: ignore[arg-type]  # the name of a file will do
+        dataset = _open_dataset(root, name, split, mode, labels)
     except Exception as error:  # each kind of dataset has its own; all of them are about the arguments
         raise DataError(f'{root}: {str(error).strip() or type(error).__name__}'.splitlines()[0]) from error
     if isinstance(dataset, IterableDataset):
@@ -55,10 +57,30 @@ def open_labelled_images(
         raise DataError(f'--class-map {class_map}: {name} has labels of its own')
     _check_classes(dataset, root, num_classes, class_map)
     if class_map and not name:
-        left_out = len(create_dataset('', root=root, split=split)) - len(dataset)
+        left_out = len(_open_dataset(root, name, split, mode)) - len(dataset)
         if left_out:
-            _logger.warning(f'{left_out} images are in folders that --class-map {class_map} does not name: left out.')
+            _logger.warning(printable(
+                f'{left_out} images are in folders that --class-map {class_map} does not name: left out.'))
     return LabelledImages(dataset, mode, limit)
+
+
+def _open_dataset(root: str, name: str, split: str, mode: str, labels: dict[str, int] | None = None) -> Any:
+    if os.path.isdir(root) and '/' not in name:
+        folder = folder_of_split(root, split)
+        return ImageDataset(folder, reader=ClassFolders(folder, labels), input_img_mode=mode)
+    return create_dataset(
+        name, root=root, split=split, input_img_mode=mode,
+        class_map=labels)  # type: ignore[arg-type]  # None is its default
+
+
+def _read_class_map(name: str, root: str) -> dict[str, int]:
+    try:
+        labels = read_class_map(name, root)
+    except Exception as error:  # timm's own for a pickle are of any kind
+        raise DataError(f'--class-map {name}: {first_line(error)}; give a text file with one name a line') from error
+    if not labels:
+        raise DataError(f'--class-map {name}: the file is empty; give a text file with one name a line')
+    return labels
 
 
 def _check_classes(dataset: Any, root: str, num_classes: int, class_map: str) -> None:

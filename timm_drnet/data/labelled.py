@@ -1,9 +1,10 @@
-"""Labelled images, read as timm reads them in training; what cannot be read is named, not replaced by another image.
+"""Labelled images, read as all commands read images; what cannot be read is named, not replaced by another image.
 
-timm's own dataset puts the next image in the place of one that it cannot read. In training that does no harm; in a
-measurement the neighbour would count twice and nobody would know.
+timm's own dataset leaves EXIF data, transparency and 16-bit grey out of account. It puts the next image in the place of
+one that it cannot read, so that in a measurement the neighbour would count twice and nobody would know.
 """
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -11,6 +12,9 @@ import torch
 from PIL import Image
 from timm.data import ImageDataset, create_loader
 from torch.utils.data import DataLoader, Dataset
+from torchvision.datasets import DatasetFolder
+
+from .pixels import Source, first_line, open_image
 
 
 class DataError(ValueError):
@@ -32,7 +36,7 @@ class LabelledImages(Dataset[tuple[torch.Tensor | None, int, str, str]]):
     """The images of a timm or torchvision dataset, each with its label, or with its name and why it cannot be read.
 
     Args:
-        dataset: The dataset, of PIL images.
+        dataset: The dataset, of files or of PIL images.
         mode: Of the images, as PIL names it.
         limit: Take only the first of them.
     """
@@ -40,6 +44,8 @@ class LabelledImages(Dataset[tuple[torch.Tensor | None, int, str, str]]):
     def __init__(self, dataset: Any, mode: str, limit: int | None = None) -> None:
         self.dataset = dataset
         self.mode = mode
+        self.side: int | None = None  # these two are of `open_image`, and given by `make_loader`
+        self.central = False
         self.length = len(dataset) if limit is None else min(limit, len(dataset))
         self.transform: Callable[[Image.Image], torch.Tensor] | None = None  # given by timm's create_loader
         self.unreadable: list[tuple[str, str]] = []
@@ -53,8 +59,8 @@ class LabelledImages(Dataset[tuple[torch.Tensor | None, int, str, str]]):
         assert self.transform is not None
         try:
             image, target = self.read(index)
-        except Exception as error:  # of damaged files decoders make OSError, SyntaxError, struct.error and more
-            return None, -1, self.name(index), str(error) or type(error).__name__
+        except Exception as error:  # archives and downloaded data sets have errors of their own
+            return None, -1, self.name(index), first_line(error)
         return self.transform(image), target, '', ''
 
     def batches(self, loader: Iterable[Batch]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -79,20 +85,33 @@ class LabelledImages(Dataset[tuple[torch.Tensor | None, int, str, str]]):
             raise DataError(f'none of {len(self)} images is readable; the first is {name} ({reason})')
 
     def read(self, index: int) -> tuple[Image.Image, int]:
-        """Image and label, before any preparation; what is damaged raises whatever its decoder raises."""
-        if not isinstance(self.dataset, ImageDataset):
-            image, target = self.dataset[index]
-            return image.convert(self.mode), int(target)
-        source, target, *_ = self.dataset.reader[index]
-        with source, Image.open(source) as image:
-            return image.convert(self.mode), -1 if target is None else int(target)
+        """Image and label, before timm's transform.
+
+        Raises:
+            UnreadableImageError: If it is damaged.
+            Exception: Whatever the dataset raises, such as OSError if there is no file.
+        """
+        if isinstance(self.dataset, ImageDataset):
+            source, target, *_ = self.dataset.reader[index]
+            with source:
+                return self._open(source), -1 if target is None else int(target)
+        if isinstance(self.dataset, DatasetFolder):
+            source, target = self.dataset.samples[index]
+        else:
+            source, target = self.dataset[index]
+        return self._open(source), int(target)
 
     def name(self, index: int) -> str:
         """Name of an image, as in ``unreadable``."""
+        if isinstance(self.dataset, DatasetFolder):
+            return os.path.relpath(str(self.dataset.samples[index][0]), self.dataset.root)
         try:
             return str(self.dataset.filename(index))
-        except AttributeError:  # a torchvision dataset
+        except AttributeError:  # another torchvision dataset
             return f'image {index}'
+
+    def _open(self, source: Source) -> Image.Image:
+        return open_image(source, self.mode, self.side, self.central)
 
 
 def make_loader(
@@ -101,8 +120,9 @@ def make_loader(
         batch_size: int,
         workers: int = 0,
         device: torch.device | None = None,
+        is_training: bool = False,
 ) -> 'DataLoader[Any]':
-    """A loader for evaluation, made by timm.
+    """A loader for evaluation or training, made by timm.
 
     Args:
         images: The images.
@@ -110,14 +130,18 @@ def make_loader(
         batch_size: Number of images in a batch.
         workers: Number of processes that read images; 0 reads them in this one.
         device: That the batches are meant for.
+        is_training: Whether to shuffle and augment the images, as timm does, and to leave out those that do not fill a
+            batch.
 
     Returns:
         A loader of `Batch`.
     """
+    images.side = config['input_size'][-1]
+    images.central = config['crop_mode'] == 'center' and not is_training  # timm then crops anywhere
     loader: DataLoader[Any] = create_loader(
         images,  # type: ignore[arg-type]  # all it asks for is a place for the transform
-        batch_size=batch_size, num_workers=workers, collate_fn=_collate, use_prefetcher=False, persistent_workers=False,
-        pin_memory=device is not None and device.type == 'cuda', **config)
+        batch_size=batch_size, is_training=is_training, num_workers=workers, collate_fn=_collate, use_prefetcher=False,
+        persistent_workers=False, pin_memory=device is not None and device.type == 'cuda', **config)
     return loader
 
 

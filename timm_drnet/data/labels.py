@@ -1,6 +1,7 @@
 """Labels: the names of a model's classes."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from timm.data import ImageNetInfo, infer_imagenet_subset
@@ -51,3 +52,26 @@ def labels_for(model: DRNet, labels: Sequence[str] | None) -> Sequence[str]:
     if len(labels) != model.num_classes:
         raise ValueError(f'{len(labels)} labels for a model of {model.num_classes} classes: give one for each class.')
     return labels
+
+
+def read_names(path: str | Path) -> list[str]:
+    """Read a text file with one name per line; blank lines at its end and a byte-order mark do not count.
+
+    Args:
+        path: The file, in UTF-8.
+
+    Returns:
+        The names, without white space around them.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is no text in UTF-8.
+    """
+    try:
+        with open(path, encoding='utf-8-sig') as file:
+            names = [line.strip() for line in file]
+    except UnicodeDecodeError as error:
+        raise ValueError('not a text file in UTF-8') from error
+    while names and not names[-1]:
+        names.pop()
+    return names
