@@ -10,6 +10,7 @@ from typing import Any
 
 from ..data.labelled import LabelledImages
 from ..data.output_folder import check_output_folder, staged
+from ..data.pixels import printable
 from .choices import Analysis
 from .images import evenly_spaced, image_name, readable_images, thumbnail
 from .page import render_page
@@ -58,13 +59,13 @@ def write_report(
         raise ValueError(
             f'The analysis is of {len(analysis.images)} images, but {len(indices)} can be read: analyze all images of'
             ' the dataset, and leave their files alone until the report is written.')
-    names = [_printable(image_name(images, i)) for i in indices]
-    class_names = [_printable(name) for name in class_names]
+    names = [printable(image_name(images, i)) for i in indices]
+    class_names = [printable(name) for name in class_names]
     page = render_page(
-        analysis, model=_printable(model), source=_printable(source), class_names=class_names, names=names,
+        analysis, model=printable(model), source=printable(source), class_names=class_names, names=names,
         thumbnails=_thumbnails(analysis, images, indices),
-        unreadable=[(_printable(name), _printable(reason)) for name, reason in images.unreadable],
-        settings={name.replace('_', ' '): _printable(_shown(value)) for name, value in settings.items()})
+        unreadable=[(printable(name), printable(reason)) for name, reason in images.unreadable],
+        settings={name.replace('_', ' '): printable(_shown(value)) for name, value in settings.items()})
     summary = _summary(analysis, images, settings)
     with staged(target) as folder:
         (folder / 'index.html').write_text(page, encoding='utf-8')
@@ -122,11 +123,6 @@ def _class_rows(analysis: Analysis, class_names: Sequence[str]) -> Iterable[Sequ
 def _write_table(path: Path, rows: Iterable[Sequence[Any]]) -> None:
     with path.open('w', encoding='utf-8', newline='') as file:
         csv.writer(file, lineterminator='\n').writerows(rows)
-
-
-def _printable(text: str) -> str:
-    """Escape control characters, and bytes of a file name that are no text."""
-    return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode('ascii') for c in text)
 
 
 def _shown(value: Any) -> str:

@@ -1,7 +1,6 @@
 """The ``timm-drnet`` command: one module per task, each with a parser and a function that runs it."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 from ..cli import (
@@ -18,8 +17,9 @@ from ..cli import (
     publish,
     validate,
 )
+from ..data.pixels import ignore_warnings
 from ..version import __version__
-from .common import UserError
+from .common import UserError, tell
 
 _COMMANDS = (
     predict, classify, validate, analyze, flops, budget, calibrate, bench, export, publish, convert_mindspore,
@@ -41,10 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     for command in _COMMANDS:
         command.add_parser(commands).set_defaults(run=command.run)
     args = parser.parse_args(argv)
+    ignore_warnings()
     try:
         return int(args.run(args))
     except UserError as error:
-        print(f'timm-drnet {args.command}: {error}', file=sys.stderr)
+        tell(args.command, str(error))
         return 2
     except KeyboardInterrupt:
         return 130

@@ -16,6 +16,7 @@ from ..data.datasets import open_labelled_images
 from ..data.labelled import LabelledImages, make_loader
 from ..data.labels import class_labels
 from ..data.output_folder import check_output_folder
+from ..data.pixels import printable
 from ..data.reading import data_config
 from ..evaluate.answers import check_analyzable
 from .common import Subparsers, UserError, add_model_arguments, pick_device
@@ -104,7 +105,7 @@ def _table(args: argparse.Namespace, analysis: Analysis) -> str:
         return f'{name:<31}{top1:>10.2f} %{gflops:>12.4f}{100 * fraction:>12.1f} %'
 
     lines = [
-        f'{args.model}: {validation.images:,} images, {validation.num_classes:,} classes',
+        f'{printable(args.model)}: {validation.images:,} images, {validation.num_classes:,} classes',
         f'{"":<31}{"top-1":>12}{"GFLOPs":>12}{"of largest":>14}',
         line('dynamic', validation.dynamic.top1, validation.dynamic.gflops, validation.dynamic.fraction),
         line(f'held at {largest.resolution} px', largest.held.top1, largest.held.gflops, largest.held.fraction),
@@ -120,5 +121,5 @@ def _table(args: argparse.Namespace, analysis: Analysis) -> str:
     lines.append(f'{"agreement with the oracle":<31}{100 * choices.agreement:>10.2f} %, by chance'
                  f' {100 * choices.agreement_by_chance:.2f} %')
     lines.append(f'{"calibration error":<31}{100 * analysis.calibration.ece:>10.2f} %')
-    lines.append(f'look at it: {os.path.join(args.out, "index.html")}')
+    lines.append(f'look at it: {printable(os.path.join(args.out, "index.html"))}')
     return '\n'.join(lines)

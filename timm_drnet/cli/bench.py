@@ -6,7 +6,6 @@ import importlib.util
 import json
 import math
 import os
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,13 @@ from tqdm import tqdm
 from ..core.drnet import DRNet
 from ..cost.flops import cost_table
 from ..data.files import find_images
-from ..data.reading import UnreadableImageError, image_loader
+from ..data.pixels import UnreadableImageError, printable
+from ..data.reading import image_loader
 from ..evaluate.bench import Batch, Benchmark, bench, describe_machine, mixed_batches
 from ..evaluate.engines import ENGINES, Engine, prepare_engine
 from ..evaluate.results import Results
 from ..evaluate.speed_plot import plot_speed
-from .common import Subparsers, UserError, add_model_arguments, load_model, pick_device
+from .common import Subparsers, UserError, add_model_arguments, load_model, pick_device, tell
 
 _PLOTS = ('.png', '.svg', '.pdf')
 _DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16}
@@ -164,7 +164,7 @@ def _images(args: argparse.Namespace, model: DRNet, size: int) -> list[torch.Ten
         try:
             images.append(load(path))
         except UnreadableImageError as error:
-            print(f'timm-drnet bench: skipped {path}: {error}', file=sys.stderr)
+            tell('bench', f'skipped {path}: {error}')
     if len(images) < size:
         raise UserError(f'--data {" ".join(args.data)}: {len(images)} images do not fill a batch of {size}; give more,'
                         ' or a smaller --batch-size')
@@ -189,7 +189,7 @@ def _table(model: str, machine: dict[str, Any], results: dict[str, list[Benchmar
     """One block for each engine and batch size."""
     first = next(iter(results))
     lines = [
-        f'{model} on {machine["processor"]}, {machine["device"]}, {machine["threads"]} threads,'
+        f'{printable(model)} on {machine["processor"]}, {machine["device"]}, {machine["threads"]} threads,'
         f' torch {machine["torch"]}']
     for name, benchmarks in results.items():
         for one in benchmarks:

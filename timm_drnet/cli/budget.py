@@ -5,7 +5,6 @@ import dataclasses
 import json
 import math
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,10 @@ from ..cost.latency import latency_table
 from ..data.datasets import open_labelled_images
 from ..data.files import find_images
 from ..data.labelled import DataError, make_loader
+from ..data.pixels import printable
 from ..data.reading import Unreadable, data_config, image_loader, read_batches
 from ..hub.publishing import save_folder
-from .common import Subparsers, UserError, add_model_arguments, check_new_folder, load_model, pick_device
+from .common import Subparsers, UserError, add_model_arguments, check_new_folder, load_model, pick_device, tell
 
 
 def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(_table(args, model, budget, no_labels))
     for one in unreadable:
-        print(f'timm-drnet budget: skipped {one.path}: {one.reason}', file=sys.stderr)
+        tell('budget', f'skipped {one.path}: {one.reason}')
     return 1 if unreadable else 0
 
 
@@ -163,7 +163,7 @@ def _table(args: argparse.Namespace, model: DRNet, budget: Budget, no_labels: st
     largest = max(costs.backbone)
     sides = ''.join(f'{f"{r} px":>10}' for r in model.resolutions)
     lines = [
-        f'{args.model} on {budget.images:,} images of {args.data}',
+        printable(f'{args.model} on {budget.images:,} images of {args.data}'),
         f'{"cost weight":>12}{budget.unit:>11}{"of largest":>12}{sides}{"":>4}{"top-1" if no_labels is None else ""}']
 
     def line(one: Setting, remark: str = '') -> str:
@@ -182,5 +182,5 @@ def _table(args: argparse.Namespace, model: DRNet, budget: Budget, no_labels: st
             given += f', cost=({", ".join(f"{c:.6g}" for c in (*costs.backbone, costs.predictor))})'
         lines.append(f'timm.create_model({where!r}, pretrained=True{given})')
     if no_labels is not None:
-        lines.append(f'no accuracy: {no_labels}')
+        lines.append(printable(f'no accuracy: {no_labels}'))
     return '\n'.join(lines)

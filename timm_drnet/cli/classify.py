@@ -12,7 +12,8 @@ from ..bulk.report import BulkReport
 from ..bulk.run import classify_bulk
 from ..core.drnet import DRNet
 from ..cost.flops import cost_table
-from .common import Subparsers, UserError, add_model_arguments, load_model, read_labels
+from ..data.pixels import printable
+from .common import Subparsers, UserError, add_model_arguments, load_model, read_labels, tell
 
 _NAMED = 10  # unreadable images named on the terminal
 
@@ -64,10 +65,9 @@ def run(args: argparse.Namespace) -> int:
     except (ImportError, ValueError, RuntimeError) as error:
         raise UserError(str(error)) from error
     if report.skipped_shards:
-        print(f'timm-drnet classify: skipped {report.skipped_shards} of {report.shards} shards, which were there',
-              file=sys.stderr)
+        tell('classify', f'skipped {report.skipped_shards} of {report.shards} shards, which were there')
     if report.replaced_workers:
-        print(f'timm-drnet classify: {report.replaced_workers} workers died and were replaced', file=sys.stderr)
+        tell('classify', f'{report.replaced_workers} workers died and were replaced')
     print(json.dumps(_as_json(args.model, report), indent=2) if args.json else _table(args.model, model, report))
     return _tell_unreadable(report)
 
@@ -88,7 +88,7 @@ def _as_json(name: str, report: BulkReport) -> dict[str, Any]:
 
 def _table(name: str, model: DRNet, report: BulkReport) -> str:
     readable = report.images - report.unreadable
-    lines = [f'{name}: {report.images:,} images in {report.shards:,} shards, {report.folder}']
+    lines = [printable(f'{name}: {report.images:,} images in {report.shards:,} shards, {report.folder}')]
     if readable:
         largest = cost_table(model)[0].backbone_flops / 1e9 * readable
         shares = ', '.join(f'{100 * n / readable:.1f} % at {r} px' for r, n in report.counts.items())
@@ -109,9 +109,8 @@ def _tell_unreadable(report: BulkReport) -> int:
         return 0
     for path, row, reason in itertools.islice(report.errors(), _NAMED):
         place = path if row is None else f'{path}, row {row}'
-        print(f'timm-drnet classify: {place}: {reason}', file=sys.stderr)
+        tell('classify', f'{place}: {reason}')
     if report.unreadable > _NAMED:
-        print(f'timm-drnet classify: ... and {report.unreadable - _NAMED} more', file=sys.stderr)
-    print(f'timm-drnet classify: {report.unreadable} of {report.images} images are unreadable; the column error says'
-          ' why', file=sys.stderr)
+        tell('classify', f'... and {report.unreadable - _NAMED} more')
+    tell('classify', f'{report.unreadable} of {report.images} images are unreadable; the column error says why')
     return 1

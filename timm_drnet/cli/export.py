@@ -8,6 +8,7 @@ from contextlib import redirect_stdout
 from typing import Any
 
 from ..cost.flops import cost_table
+from ..data.pixels import printable
 from ..deploy.export import FORMATS, ExportError, check_target, export_model
 from .common import Subparsers, UserError, add_model_arguments, load_model, read_labels
 
@@ -59,12 +60,12 @@ def _summary(out: str, manifest: dict[str, Any]) -> str:
     files = manifest['files']
     written = [file for file in (files['predictor'], *files['branches']) if file]
     width = max(len(file['name']) for file in written)
-    lines = [f'{manifest["model"]} in {out}']
+    lines = [printable(f'{manifest["model"]} in {out}')]
     lines += [f'  {file["name"]:<{width}}{file["side"]:>5} px{file["size"] / 1e6:>9.1f} MB' for file in written]
     total = sum(file['size'] for file in written)
     lines.append(f'{total / 1e6:.1f} MB: each branch has convolutions of its own, with its norms folded in')
     if manifest['stage'] == 'pretrain':
         lines.append(f'pretrain stage: there is no predictor, every image runs at {manifest["resolutions"][0]} px')
     if manifest['runtime'] == 'onnx':
-        lines.append(f'try it: python {os.path.join(out, "onnx_runner.py")} IMAGE')
+        lines.append(printable(f'try it: python {os.path.join(out, "onnx_runner.py")} IMAGE'))
     return '\n'.join(lines)

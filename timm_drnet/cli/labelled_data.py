@@ -2,13 +2,12 @@
 
 import argparse
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 from ..core.drnet import DRNet
 from ..data.labelled import LabelledImages
-from .common import UserError, load_model
+from .common import UserError, load_model, tell
 
 _NAMED = 10  # unreadable files named on the terminal
 
@@ -100,11 +99,9 @@ def tell_unreadable(args: argparse.Namespace, images: LabelledImages, done: str)
     """
     if not images.unreadable:
         return 0
-    command = f'timm-drnet {args.command}'
     for name, reason in images.unreadable[:_NAMED]:
-        print(f'{command}: skipped {name}: {reason}', file=sys.stderr)
+        tell(args.command, f'skipped {name}: {reason}')
     if len(images.unreadable) > _NAMED:
-        print(f'{command}: ... and {len(images.unreadable) - _NAMED} more', file=sys.stderr)
-    print(f'{command}: {len(images.unreadable)} of {len(images)} images are unreadable and were not {done}',
-          file=sys.stderr)
+        tell(args.command, f'... and {len(images.unreadable) - _NAMED} more')
+    tell(args.command, f'{len(images.unreadable)} of {len(images)} images are unreadable and were not {done}')
     return 1

@@ -3,14 +3,14 @@
 import argparse
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 from ..data.files import find_images
+from ..data.pixels import printable
 from ..evaluate.contact_sheet import contact_sheet
 from ..evaluate.prediction import Predictions, format_flops, predict_images
-from .common import Subparsers, UserError, add_model_arguments, load_model, pick_device, read_labels
+from .common import Subparsers, UserError, add_model_arguments, load_model, pick_device, read_labels, tell
 
 _SHEET_FORMATS = ('.png', '.jpg', '.jpeg')
 
@@ -44,8 +44,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         paths = find_images(args.inputs)
     except OSError as error:
-        reason = f'{error.filename}: {error.strerror}' if error.strerror else str(error)
-        raise UserError(_printable(reason)) from error
+        raise UserError(f'{error.filename}: {error.strerror}' if error.strerror else str(error)) from error
     if args.save:
         _check_save(args.save, paths)
     labels = read_labels(args.labels) if args.labels else None
@@ -65,14 +64,14 @@ def run(args: argparse.Namespace) -> int:
     elif predictions.images:
         _print_table(predictions)
     for file in predictions.unreadable:
-        print(_printable(f'timm-drnet predict: skipped {file.path}: {file.reason}'), file=sys.stderr)
+        tell('predict', f'skipped {file.path}: {file.reason}')
     if args.save and predictions.images:
         try:
             contact_sheet(predictions).save(args.save)
         except OSError as error:
             raise UserError(f'--save {args.save}: {error.strerror or error}; give another file') from error
     elif args.save:
-        print(f'timm-drnet predict: --save {args.save}: not drawn, no image could be read', file=sys.stderr)
+        tell('predict', f'--save {args.save}: not drawn, no image could be read')
     return 1 if predictions.unreadable else 0
 
 
@@ -93,8 +92,8 @@ def _check_save(name: str, inputs: list[Path]) -> None:
 
 def _print_table(predictions: Predictions) -> None:
     n, spent, largest = len(predictions.images), predictions.flops, predictions.largest_flops
-    names = [_printable(str(image.path)) for image in predictions.images]
-    labels = [[_printable(label) for label in image.labels] for image in predictions.images]
+    names = [printable(str(image.path)) for image in predictions.images]
+    labels = [[printable(label) for label in image.labels] for image in predictions.images]
     path_width = max(len('image'), *map(len, names))
     label_width = max(len('label'), *(len(label) for row in labels for label in row))
     most = max(predictions.costs.values())
@@ -136,8 +135,3 @@ def _as_json(model: str, predictions: Predictions) -> dict[str, Any]:
             'shares': {str(resolution): count / n if n else 0.0 for resolution, count in predictions.counts.items()},
         },
     }
-
-
-def _printable(text: str) -> str:
-    """Escape what a terminal cannot show: control characters, and bytes of a file name that are no text."""
-    return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode('ascii') for c in text)

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from ..data.datasets import open_labelled_images
 from ..data.labelled import LabelledImages, make_loader
+from ..data.pixels import printable
 from ..data.reading import data_config
 from ..evaluate.validation import Accuracy, Score, Validation, validate
 from .common import Subparsers, UserError, add_model_arguments, pick_device
@@ -100,7 +101,7 @@ def _table(model: str, source: str, result: Validation) -> str:
 
     largest = result.resolutions[0].resolution
     width = len(str(largest))
-    lines = [f'{model} on {source}: {result.images:,} images, {result.num_classes:,} classes']
+    lines = [printable(f'{model} on {source}: {result.images:,} images, {result.num_classes:,} classes')]
     if result.stage == 'pretrain':
         lines.append(f'pretrain stage: the resolution predictor is not in use, every image runs at {largest} px')
     lines.append(f'{"":<31}{"top-1":>17}{f"top-{result.k}":>17}{"GFLOPs":>12}{"of largest":>14}')
