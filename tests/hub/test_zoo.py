@@ -205,7 +205,7 @@ def test_saved_model_comes_back_with_all_arguments(create, shake, images, tmp_pa
     save_for_hf(model, tmp_path, safe_serialization=safe)
     loaded = timm.create_model(f'local-dir:{tmp_path}', pretrained=True).eval()
     for name, value in ARGS.items():
-        assert getattr(loaded, name) == value
+        assert getattr(loaded.args, name) == value
     assert loaded.pretrained_cfg['input_size'] == (1, 80, 80)
     x = images(3, channels=1)
     assert torch.equal(loaded(x), model(x))
