@@ -244,12 +244,12 @@ def test_bad_option(run, out, option, value):
 
 def test_bad_model(run, tmp_path, out):
     refused(run(weights=tmp_path / 'nowhere.pth'), 'nowhere.pth: no such file', out)
-    refused(run(classes=4), 'not a checkpoint of', out)
+    refused(run(classes=4), 'the weights are for 3 classes, not 4', out)
     refused(run(classes=0), '--num-classes 0: ', out)
 
 
 def test_folder_is_checked_before_the_model_is_loaded(run, out, monkeypatch, capsys):
-    monkeypatch.setattr(analyze, 'load_trained_model', lambda *args, **kwargs: pytest.fail('loaded'))
+    monkeypatch.setattr(analyze, 'load_model', lambda *args, **kwargs: pytest.fail('loaded'))
     out.mkdir()
     (out / 'mine.txt').write_text('precious')
     code, stdout, err = run()

@@ -1,13 +1,19 @@
+import re
 from argparse import Namespace
+from pathlib import Path
 
 import pytest
+import timm
 import torch
 from PIL import Image
 
 import timm_drnet
+from timm_drnet import DEFAULT_MODEL
 from timm_drnet.cli import main
 from timm_drnet.cli.common import UserError, load_model, pick_device
 from timm_drnet.data.reading import image_loader
+
+PHOTO = str(next((Path(__file__).parents[2] / 'examples' / 'photos').glob('*.jpg')))
 
 KWARGS = {'backbone': 'resnet10t', 'resolutions': (64, 32), 'predictor': 'inverted_residual'}
 
@@ -35,19 +41,73 @@ def test_averaged_weights_are_preferred(tmp_path):
     torch.testing.assert_close(model.backbone.fc.weight, averaged.backbone.fc.weight)
 
 
-@pytest.mark.parametrize(('content', 'words'), [
-    (None, 'no such file'),
-    (b'', 'is damaged .it is empty.; there is no good one'),
-    (b'neither zip nor pickle', 'not a checkpoint'),
-])
-def test_bad_checkpoint_is_named(tmp_path, content, words):
+def write(content):
+    return lambda path: path.write_bytes(content)
+
+
+def save_drnet(change=lambda state: state, **more):
+    """Weights of `KWARGS` with three classes, changed."""
+
+    def write(path):
+        model = timm_drnet.create_drnet(num_classes=3, **KWARGS)
+        torch.save({'state_dict': change(model.state_dict()), **more}, path)
+
+    return write
+
+
+def save_plain(name, prefix='', **kwargs):
+    def write(path):
+        state = timm.create_model(name, num_classes=3, **kwargs).state_dict()
+        torch.save({f'{prefix}{key}': value for key, value in state.items()}, path)
+
+    return write
+
+
+def with_prefix(prefix):
+    return lambda state: {'criterion.weight': torch.ones(3), **{f'{prefix}{key}': v for key, v in state.items()}}
+
+
+def with_nan(state):
+    state['backbone.bn1.norms.1.running_var'][3] = float('nan')
+    return state
+
+
+# What is given as --checkpoint, and words of the one line about it.
+BAD_CHECKPOINTS = {
+    'none': (lambda path: None, 'no such file'),
+    'a folder': (lambda path: path.mkdir(), 'Is a directory'),
+    'empty': (write(b''), 'is damaged .it is empty.; there is no good one'),
+    'noise': (write(b'neither zip nor pickle'), 'not a checkpoint'),
+    'a page': (write(b'\n<!DOCTYPE html>'), 'not a checkpoint but a web page in place of the file: download it again'),
+    'a pointer': (write(b'version https://git-lfs.github.com/spec/v1\noid sha256:0'), 'Git LFS.*git lfs pull'),
+    'a list': (lambda path: torch.save([torch.ones(2)], path), 'holds a list, not a dict'),
+    'no tensors': (lambda path: torch.save({'state_dict': {'a': 1}}, path), "has a int as 'a' where"),
+    'a list of weights': (lambda path: torch.save({'state_dict': [1]}, path), 'not a checkpoint'),
+    'arguments': (save_drnet(args=Namespace(model_kwargs='abc')), 'model_kwargs that it records is a str'),
+    'preparation': (save_drnet(args=Namespace(crop_pct=1e-5)), 'crop_pct is 1e-05, but has to be a number from 0.1 to'),
+    'Lightning': (save_drnet(with_prefix('model.')), r"'model\.', such as 'model\.backbone\..*prefix\('model\.'\)"),
+    'a plain model in Lightning': (save_plain('resnet10t', 'net.'), r"begin with 'net\.', such as 'net\.conv1\.0"),
+    'another backbone': (save_plain('mobilenetv2_035'), r'conv1.0.weight is missing, and there is backbone\.conv_stem'),
+    'another width': (save_plain('resnet10t', stem_width=8), r'conv1\.0\.weight is \(6, .* in the file and \(24, '),
+    'classes': (save_drnet(), 'the weights are for 3 classes, not 5; leave the number out'),
+    'NaN': (save_drnet(with_nan), r'damaged: backbone\.bn1\.norms\.1\.running_var has values that are infinite'),
+}
+
+
+@pytest.mark.parametrize('kind', BAD_CHECKPOINTS)
+def test_bad_checkpoint_is_named(tmp_path, capsys, kind):
+    make, words = BAD_CHECKPOINTS[kind]
     path = tmp_path / 'last.pth.tar'
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(UserError, match=words) as error:
-        load_model('drnet', 3, str(path), **KWARGS)
-    assert str(path) in str(error.value)
-    assert len(str(error.value).splitlines()) == 1
+    make(path)
+    kwargs = [f'{key}={value}' for key, value in KWARGS.items()]
+    classes = ['--num-classes', '5'] if kind == 'classes' else []
+    assert main([
+        'predict', PHOTO, '--model', 'drnet', '--checkpoint', str(path), *classes, '--model-kwargs', *kwargs]) == 2
+    out, err = capsys.readouterr()
+    assert out == ''
+    [line] = err.splitlines()
+    assert str(path) in line
+    assert re.search(words, line), line
 
 
 def test_damaged_safetensors_file_is_named(tmp_path):
@@ -57,10 +117,34 @@ def test_damaged_safetensors_file_is_named(tmp_path):
         load_model('drnet', 3, str(path), **KWARGS)
 
 
-def test_checkpoint_of_other_classes_is_refused(tmp_path):
-    save(tmp_path / 'last.pth.tar', classes=4)
-    with pytest.raises(UserError, match='with 3 classes'):
-        load_model('drnet', 3, str(tmp_path / 'last.pth.tar'), **KWARGS)
+@pytest.mark.parametrize('command', [
+    ['predict', PHOTO, '--model'], ['export', 'OUT'], ['validate', 'DATA'], ['analyze', 'DATA', 'OUT'],
+    ['budget', 'DATA'], ['calibrate', 'DATA', '--output', 'OUT'],
+    ['bench', '--data', PHOTO, '-b', '1', '--repeats', '1'], ['classify', '--input', PHOTO, '--output', 'OUT'],
+    ['publish', 'ORG/NAME', '--dry-run', 'OUT']],
+    ids=lambda command: command[0])
+def test_weights_are_for_the_classes_that_are_asked_for(tmp_path, capsys, command):
+    """Otherwise the classifier would be a random one."""
+    places = {'DATA': str(tmp_path), 'OUT': str(tmp_path / 'out')}
+    name, *rest = [places.get(argument, argument) for argument in command]
+    argv = [name, *rest, DEFAULT_MODEL] if name == 'predict' else [name, DEFAULT_MODEL, *rest]
+    assert main([*argv, '--num-classes', '1000']) == 2
+    out, err = capsys.readouterr()
+    assert out == ''
+    assert f"--num-classes 1000: the weights of '{DEFAULT_MODEL}' are for 101 classes" in err
+    assert len(err.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_number_of_classes_and_channels_is_that_of_the_checkpoint(tmp_path):
+    trained = timm_drnet.create_drnet(num_classes=4, in_chans=1, **KWARGS).eval()
+    recorded = Namespace(model_kwargs=KWARGS, in_chans=1, num_classes=None)
+    torch.save({'state_dict': trained.state_dict(), 'args': recorded}, tmp_path / 'last.pth.tar')
+    x = torch.randn(2, 1, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(load_model('drnet', None, str(tmp_path / 'last.pth.tar'))(x), trained(x))
+        embeddings = load_model('drnet', 0, str(tmp_path / 'last.pth.tar'))(x)
+        assert torch.equal(trained.get_classifier()(embeddings), trained(x))
 
 
 def test_model_without_weights_says_how_to_give_them():

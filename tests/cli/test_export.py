@@ -103,7 +103,6 @@ def test_bad_input_is_one_clear_line(run, tmp_path, arguments, told):
 
 @pytest.mark.parametrize(('arguments', 'told'), [
     (['resnet10t', '--checkpoint', 'x'], 'not a DRNet'),
-    ([timm_drnet.DEFAULT_MODEL, '--num-classes', '7'], '--num-classes 7: the weights'),
     ([timm_drnet.DEFAULT_MODEL, '--num-classes', '-1'], '--num-classes -1'),
 ])
 def test_bad_models(tmp_path, capsys, arguments, told):

@@ -9,7 +9,6 @@ import timm
 import torch
 from PIL import Image
 from timm.data import create_transform
-from timm.models import save_for_hf
 
 import timm_drnet
 from timm_drnet.cli import main, validate
@@ -225,17 +224,10 @@ def test_bad_option(run, option, value):
 
 def test_bad_model(run, tmp_path):
     refused(run(weights=tmp_path / 'nowhere.pth'), 'nowhere.pth: no such file')
-    refused(run(classes=4), 'not a checkpoint of')
+    refused(run(classes=4), 'the weights are for 3 classes, not 4')
     refused(run(model='nothing', kwargs=[]), "cannot create model 'nothing'")
     refused(run(weights=None, kwargs=['--model-kwargs', 'backbone=mobilenetv2_035']), '--checkpoint')
     refused(run(classes=0), '--num-classes 0: ')
-
-
-def test_classes_other_than_those_of_the_weights(run, model, tmp_path):
-    save_for_hf(model, str(tmp_path / 'hub'), model_args=KWARGS, safe_serialization=True)
-    name = f'local-dir:{tmp_path / "hub"}'
-    assert run(model=name, weights=None, kwargs=[])[0] == 0
-    refused(run(model=name, weights=None, kwargs=[], classes=4), 'weights of .* are for 3 classes')
 
 
 def test_interrupted(run, monkeypatch):

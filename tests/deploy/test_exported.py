@@ -1,5 +1,6 @@
 """Programs of torch.export: equal to the model they come from."""
 
+import hashlib
 import json
 
 import pytest
@@ -35,6 +36,7 @@ def test_choices_and_logits_are_the_model_s(tiny, exported):
     torch.testing.assert_close(loaded.forward_at(large, choice), tiny.forward_at(large, choice), rtol=0, atol=1e-5)
     refuses_bad_input(loaded, x)
     refuses_harmed_folders(folder)
+    refuses_lies(folder)
 
 
 def refuses_bad_input(loaded, x):
@@ -61,6 +63,25 @@ def refuses_harmed_folders(folder):
     path.write_text(json.dumps({**manifest, 'sha256': manifest_digest(manifest)}))
     with pytest.raises(InvalidExportError, match=r'--format onnx; load it with timm_drnet\.OnnxDRNet'):
         timm_drnet.ExportedDRNet(folder)
+    path.write_text(json.dumps({**manifest, 'runtime': 'torch'}))
+
+
+def refuses_lies(folder):
+    """One of each kind; the other runner's tests have them all, and both read with the same function."""
+    program = folder / 'branch_48.pt2'
+    path = folder / 'manifest.json'
+    right = json.loads(path.read_text())
+    garbage = {'name': program.name, 'size': 7, 'sha256': hashlib.sha256(b'garbage').hexdigest()}
+    for entry, told in (
+            ({**garbage, 'name': '../secret'}, r'its files\.branches is not'),
+            ({**garbage, 'name': None}, r'its files\.branches is not'),
+            (garbage, r'branch_48\.pt2: PyTorch \S+ cannot load it')):
+        program.write_bytes(b'garbage')
+        first, _, last = right['files']['branches']
+        lie = {**right, 'files': {**right['files'], 'branches': [first, entry, last]}}
+        path.write_text(json.dumps({**lie, 'sha256': manifest_digest(lie)}))
+        with pytest.raises(InvalidExportError, match=told):
+            timm_drnet.ExportedDRNet(folder)
 
 
 @torch.no_grad()

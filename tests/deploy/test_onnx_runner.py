@@ -382,7 +382,77 @@ def replace_with_garbage(folder):
     rewrite_manifest(folder, files=files)
 
 
+def rewrite(keys, change):
+    """Change one entry as a faithful export would have written it; `change` makes the new value of the old."""
+
+    def harm(folder):
+        manifest = json.loads((folder / 'manifest.json').read_text())
+        *groups, last = keys
+        inner = manifest
+        for key in groups:
+            inner = inner[key]
+        inner[last] = change(inner[last])
+        rewrite_manifest(folder, **manifest)
+
+    return harm
+
+
+def drop(key):
+    def harm(folder):
+        manifest = json.loads((folder / 'manifest.json').read_text())
+        del manifest[key]
+        manifest['sha256'] = manifest_digest(manifest)
+        (folder / 'manifest.json').write_text(json.dumps(manifest))
+
+    return harm
+
+
+def link_outside(name):
+    """The same file, but elsewhere."""
+
+    def harm(folder):
+        (folder / name).rename(folder.parent / name)
+        (folder / name).symlink_to(folder.parent / name)
+
+    return harm
+
+
+def swap_programs(folder):
+    """Two branches in each other's place, both of which are as they were written."""
+    files = json.loads((folder / 'manifest.json').read_text())['files']
+    files['branches'].reverse()
+    rewrite_manifest(folder, files=files)
+
+
+# What a manifest can say that no export does, whoever wrote its checksum: for both runners.
+LIES = [
+    *(pytest.param(rewrite(['files', 'branches', 1, 'name'], name), r'its files\.branches is not', id=f'name {label}')
+      for label, name in (
+          ('above', lambda name: f'../copy/{name}'), ('absolute', lambda name: f'/{name}'), ('nul', lambda name: '\0'),
+          ('number', lambda name: 5), ('empty', lambda name: ''))),
+    *(pytest.param(drop(key), f'it has no {key}', id=f'no {key}')
+      for key in ('resolutions', 'labels', 'costs', 'format_version')),
+    (drop('files'), r'it has no files\.predictor'),
+    (drop('preprocessing'), r'it has no preprocessing\.input_size'),
+    (rewrite(['labels'], lambda labels: labels[:2]), 'its labels is not'),
+    (rewrite(['labels'], lambda labels: 5), 'its labels is not'),
+    (rewrite(['resolutions'], lambda sides: [str(side) for side in sides]), 'its resolutions is not'),
+    (rewrite(['resolutions'], lambda sides: [*sides, 16]), r'its costs is not'),
+    (rewrite(['files'], lambda files: list(files)), r'it has no files\.predictor'),
+    (rewrite(['files', 'predictor'], lambda entry: entry['name']), r'its files\.predictor is not'),
+    (rewrite(['preprocessing', 'crop_pct'], lambda crop: 1e-5), r'its preprocessing\.crop_pct is not'),
+    (rewrite(['preprocessing', 'std'], lambda std: [0, 0, 0]), r'its preprocessing\.std is not'),
+    (rewrite(['preprocessing', 'mean'], lambda mean: 'abc'), r'its preprocessing\.mean is not'),
+    (rewrite(['preprocessing', 'interpolation'], lambda name: 'bicubik'), r'its preprocessing\.interpolation is not'),
+    (lambda folder: (folder / 'manifest.json').write_text('[' * 100_000), r'manifest\.json: not JSON'),
+    (link_outside('manifest.json'), r'manifest\.json: a link to a place outside'),
+]
+
+
 @pytest.mark.parametrize(('harm', 'told'), [
+    *LIES,
+    (link_outside('branch_48.onnx'), r'branch_48\.onnx: a link to a place outside the folder; copy the file'),
+    (swap_programs, r'branch_32\.onnx: not the program that manifest\.json describes, which takes .3, 64, 64.'),
     (shutil.rmtree, r'manifest\.json: No such file.*give a folder written by "timm-drnet export"'),
     (lambda folder: (folder / 'manifest.json').unlink(), r'manifest\.json: No such file.*give a folder'),
     (lambda folder: (folder / 'manifest.json').write_text('{'), r'manifest\.json: not JSON .*export the model again'),

@@ -19,12 +19,11 @@ from ..data.output_folder import check_output_folder
 from ..data.pixels import printable
 from ..data.reading import data_config
 from ..evaluate.answers import check_analyzable
-from .common import Subparsers, UserError, add_model_arguments, pick_device
+from .common import Subparsers, UserError, add_model_arguments, load_model, pick_device
 from .labelled_data import (
     add_data_arguments,
     check_data_arguments,
     describe_source,
-    load_trained_model,
     measured_how,
     tell_unreadable,
 )
@@ -53,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         check_output_folder(args.out)
         device = pick_device(args.device)
-        model = load_trained_model(args)
+        model = load_model(args.model, args.num_classes, args.checkpoint, **args.model_kwargs)
         check_analyzable(model)
         model = model.to(device)
         images = open_labelled_images(

@@ -73,7 +73,10 @@ def run(args: argparse.Namespace) -> int:
     if batches is not None:
         _train(args, model, batches)
     disown_source(model)
-    save_folder(model.cpu(), args.output)
+    try:
+        save_folder(model.cpu(), args.output)
+    except ValueError as error:
+        raise UserError(f'{args.output}: not written, {error}') from error
     print(f"timm.create_model({f'local-dir:{args.output}'!r}, pretrained=True)")
     skipped = {**{one.path: one.reason for one in unreadable}, **(batches.unreadable if batches else {})}
     for path, reason in skipped.items():

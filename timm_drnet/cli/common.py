@@ -1,8 +1,6 @@
 """What the commands share: naming a model, and refusing bad input."""
 
 import argparse
-import json
-import pickle
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,20 +9,17 @@ from typing import Any, TypeAlias
 import timm
 import torch
 from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]  # the client's transport
-from safetensors import SafetensorError
-from timm.models import load_checkpoint
 
 from ..core.drnet import DRNet
 from ..data.labels import read_names
 from ..data.pixels import printable
 from ..hub import zoo  # registers the models
-from ..hub.checkpoints import checkpoint_filter_fn
+from ..hub.checkpoints import check_finite, load_weights, read_weights
+from ..hub.configuration import check_fields, check_name
 from ..train.resume import CheckpointError, check_checkpoint
 from ..train.training_run import TrainingRun, read_training_run
 
 Subparsers: TypeAlias = 'argparse._SubParsersAction[argparse.ArgumentParser]'
-
-_UNREADABLE = (RuntimeError, EOFError, OSError, pickle.UnpicklingError, SafetensorError)
 
 _PREPARATION = ('mean', 'std', 'interpolation', 'crop_pct')
 
@@ -101,10 +96,12 @@ def load_model(
 
     Args:
         name: As timm.create_model takes it.
-        num_classes: Number of classes, if not the model's own.
+        num_classes: Number of classes, if not the model's own. Weights have to be for that many; 0 leaves their
+            classifier out.
         checkpoint: A checkpoint of train.py or a safetensors file, instead of the registered weights; of a checkpoint
-            that holds both, the averaged weights are taken. The arguments of the model that train.py recorded in it,
-            such as its stage, are the defaults of the others, and images are prepared as it recorded.
+            that holds both, the averaged weights are taken. The number of classes is theirs. The arguments of the model
+            that train.py recorded in it, such as its stage, are the defaults of the others, and images are prepared as
+            it recorded.
         pretrained: Whether the model needs weights at all.
         option: What the command calls the argument for the checkpoint.
         **model_kwargs: Arguments of the model.
@@ -113,36 +110,43 @@ def load_model(
         The model in eval mode.
 
     Raises:
-        UserError: If there is no such model, it has no weights, or the checkpoint does not fit it.
+        UserError: If there is no such model, it has no weights, or they do not fit it.
     """
-    own_weights = pretrained and checkpoint is None
-    recorded = TrainingRun() if checkpoint is None else _recorded_run(checkpoint)
-    model_kwargs = {**(recorded.args.get('model_kwargs') or {}), **model_kwargs}
+    if num_classes is not None and num_classes < 0:
+        raise UserError(f'--num-classes {num_classes}: use the number of classes of the weights')
     try:
-        model = timm.create_model(name, pretrained=own_weights, num_classes=num_classes, **model_kwargs)
-    except (json.JSONDecodeError, KeyError) as error:  # timm reads it before it comes to this package
-        raise UserError(
-            f'cannot create model {name!r}: its config.json is not that of a timm model'
-            f' ({_first_line(error)})') from error
-    except (RuntimeError, ValueError, TypeError, OSError, HTTPError) as error:
+        check_name(name)
+        recorded, weights = (TrainingRun(), None) if checkpoint is None else _read_checkpoint(checkpoint, option)
+        model_kwargs = {**recorded.model_args, **model_kwargs}
+        model = timm.create_model(
+            name, pretrained=pretrained and checkpoint is None, num_classes=num_classes, **model_kwargs)
+    except UserError:
+        raise
+    except Exception as error:  # timm's models check no argument, and these may come from a file or the command line
+        known = isinstance(error, RuntimeError | ValueError | TypeError | OSError | HTTPError)
+        reason = _first_line(error) if known else f'{type(error).__name__}: {_first_line(error)}'
         hint = f' Give trained weights with {option}.' if 'No pretrained weights' in str(error) else ''
-        raise UserError(f'cannot create model {name!r}: {_first_line(error)}{hint}') from error
+        raise UserError(f'cannot create model {name!r}: {reason}{hint}') from error
     if not isinstance(model, DRNet):
         raise UserError(f'model {name!r} is a {type(model).__name__}, not a DRNet; see timm.list_models("*drnet*")')
-    if checkpoint is not None:
+    source = repr(name) if checkpoint is None else f'{option} {checkpoint}'
+    config: Any = model.pretrained_cfg  # a dict, as timm leaves it
+    if weights is not None:
         try:
-            check_checkpoint(checkpoint)
-            load_checkpoint(model, checkpoint, filter_fn=checkpoint_filter_fn)
-        except FileNotFoundError as error:
-            raise UserError(f'{option} {checkpoint}: no such file') from error
-        except CheckpointError as error:
-            raise UserError(f'{option} {error}') from error
-        except (KeyError, ValueError, *_UNREADABLE) as error:
-            raise UserError(
-                f'{option} {checkpoint}: not a checkpoint of {name!r} with {model.num_classes} classes'
-                f' ({_first_line(error)})') from error
-        config: Any = model.pretrained_cfg  # a dict, as timm leaves it
-        config.update({key: recorded.data_config[key] for key in _PREPARATION if key in recorded.data_config})
+            load_weights(model, weights, num_classes)
+            prepared = {key: recorded.data_config[key] for key in _PREPARATION if key in recorded.data_config}
+            check_fields(prepared, 'The training that it records')
+        except (ValueError, RuntimeError) as error:
+            raise UserError(f'{source}: {_first_line(error)}') from error
+        config.update(prepared)
+    elif pretrained and model.num_classes not in (0, config['num_classes']):
+        raise UserError(f'--num-classes {num_classes}: the weights of {name!r} are for {config["num_classes"]} classes;'
+                        ' give others with --checkpoint')
+    if pretrained:
+        try:
+            check_finite(model.state_dict())
+        except ValueError as error:
+            raise UserError(f'{source}: {error}') from error
     return model.eval()
 
 
@@ -187,12 +191,19 @@ def pick_device(name: str | None) -> torch.device:
         raise UserError(f'--device {name}: {_first_line(error)}; use cpu') from error
 
 
-def _recorded_run(checkpoint: str) -> TrainingRun:
-    """What train.py recorded: weights alone tell neither the stage nor the resolutions, nor what images looked like."""
+def _read_checkpoint(checkpoint: str, option: str) -> tuple[TrainingRun, dict[str, torch.Tensor]]:
+    """What train.py recorded, and the weights: these alone tell neither the stage nor what images looked like."""
     try:
-        return read_training_run(checkpoint)
-    except (ValueError, OSError):
-        return TrainingRun()  # a file that cannot be read is told when it is loaded
+        check_checkpoint(checkpoint)
+        return read_training_run(checkpoint), read_weights(checkpoint)
+    except FileNotFoundError as error:
+        raise UserError(f'{option} {checkpoint}: no such file') from error
+    except CheckpointError as error:
+        raise UserError(f'{option} {error}') from error
+    except ValueError as error:
+        raise UserError(f'{option} {checkpoint}: {error}') from error
+    except OSError as error:
+        raise UserError(f'{option} {checkpoint}: {error.strerror or error}; give another file') from error
 
 
 def _first_line(error: BaseException) -> str:

@@ -34,16 +34,11 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Export, and print what was written."""
-    if args.num_classes is not None and args.num_classes < 0:
-        raise UserError(f'--num-classes {args.num_classes}: use the number of classes of the weights')
     try:
         check_target(args.out, args.format, args.opset)  # before the model is loaded
         labels = read_labels(args.labels) if args.labels else None
         model = load_model(args.model, args.num_classes, args.checkpoint, **args.model_kwargs)
         cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]  # timm's attribute
-        if args.checkpoint is None and model.num_classes not in (0, cfg['num_classes']):
-            raise UserError(f'--num-classes {args.num_classes}: the weights of {args.model!r} are for'
-                            f' {cfg["num_classes"]} classes; give others with --checkpoint')
         with redirect_stdout(sys.stderr):  # some versions of the exporter tell what they do
             manifest = export_model(
                 model, args.out, cost_table(model), args.format, args.opset, labels, args.model,

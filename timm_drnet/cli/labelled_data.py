@@ -5,9 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..core.drnet import DRNet
 from ..data.labelled import LabelledImages
-from .common import UserError, load_model, tell
+from .common import UserError, tell
 
 _NAMED = 10  # unreadable files named on the terminal
 
@@ -46,20 +45,6 @@ def check_data_arguments(args: argparse.Namespace) -> None:
             raise UserError(f'{option} {value}: use at least {least}')
     if args.crop_pct is not None and not 0 < args.crop_pct <= 1:
         raise UserError(f'--crop-pct {args.crop_pct}: use a fraction of the image, above 0 and up to 1')
-
-
-def load_trained_model(args: argparse.Namespace) -> DRNet:
-    """The model with trained weights for all of its classes.
-
-    Raises:
-        UserError: If there is no such model.
-    """
-    model = load_model(args.model, args.num_classes, args.checkpoint, **args.model_kwargs)
-    own = model.pretrained_cfg['num_classes']  # type: ignore[index]  # timm's attribute
-    if args.checkpoint is None and model.num_classes != own:
-        raise UserError(f'--num-classes {args.num_classes}: the weights of {args.model!r} are for {own} classes; give'
-                        ' others with --checkpoint')
-    return model
 
 
 def describe_source(args: argparse.Namespace, images: LabelledImages) -> str:

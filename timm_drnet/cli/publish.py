@@ -128,17 +128,12 @@ def _load(args: argparse.Namespace) -> tuple[DRNet, TrainingRun | None]:
         if name is None:
             raise UserError(f'{args.source}: holds no arguments of train.py; name its model with --model, and with'
                             ' --model-kwargs and --num-classes what is not its default')
-        model = load_model(
-            name, training.num_classes if args.num_classes is None else args.num_classes, args.source, option=_SOURCE,
-            **{**training.model_args, **args.model_kwargs})
+        model = load_model(name, args.num_classes, args.source, option=_SOURCE, **args.model_kwargs)
         disown_source(model)
     elif args.model is not None:
         raise UserError(f'--model {args.model}: {args.source} names a model already; leave --model out')
     else:
         model = load_model(args.source, args.num_classes, option=f'a checkpoint as {_SOURCE}', **args.model_kwargs)
-        own = _cfg(model)['num_classes']
-        if model.num_classes != own:
-            raise UserError(f'--num-classes {args.num_classes}: the weights of {args.source!r} are for {own} classes')
     if model.num_classes < 1:
         raise UserError(f'{args.source}: the model has no classifier (num_classes=0)')
     _check_stage(args, model, training)

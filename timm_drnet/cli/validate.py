@@ -15,12 +15,11 @@ from ..data.labelled import LabelledImages, make_loader
 from ..data.pixels import printable
 from ..data.reading import data_config
 from ..evaluate.validation import Accuracy, Score, Validation, validate
-from .common import Subparsers, UserError, add_model_arguments, pick_device
+from .common import Subparsers, UserError, add_model_arguments, load_model, pick_device
 from .labelled_data import (
     add_data_arguments,
     check_data_arguments,
     describe_source,
-    load_trained_model,
     measured_how,
     tell_unreadable,
 )
@@ -47,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     """Measure, print, and tell what could not be read."""
     _check(args)
     device = pick_device(args.device)
-    model = load_trained_model(args)
+    model = load_model(args.model, args.num_classes, args.checkpoint, **args.model_kwargs)
     memory_format = torch.channels_last if args.channels_last else torch.contiguous_format
     model = model.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
     try:

@@ -9,7 +9,7 @@ import torch
 
 from ..core.norm import resize
 from ..core.routing import check_choices, check_images, route
-from .onnx_runner import read_file, read_manifest
+from .onnx_runner import InvalidExportError, read_file, read_manifest
 
 
 class ExportedDRNet:
@@ -33,9 +33,9 @@ class ExportedDRNet:
         """Candidate sides in pixels, largest first."""
         self.labels: tuple[str, ...] = tuple(manifest['labels'])
         """One for each class."""
-        predictor = manifest['files']['predictor']
-        self._predictor = load_program(read_file(path, predictor)) if predictor else None
-        self._branches = [load_program(read_file(path, entry)) for entry in manifest['files']['branches']]
+        files = manifest['files']
+        self._predictor = self._load(path, files['predictor']) if files['predictor'] else None
+        self._branches = [self._load(path, entry) for entry in files['branches']]
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Classify each image at the resolution predicted for it.
@@ -87,6 +87,17 @@ class ExportedDRNet:
         choices = torch.full((len(x),), choice) if isinstance(choice, int) else check_choices(choice, x)
         logits: torch.Tensor = route(x, choices, len(self.resolutions), self._run)[0]
         return logits
+
+    @staticmethod
+    def _load(path: str | os.PathLike[str], entry: dict[str, Any]) -> Callable[[torch.Tensor], torch.Tensor]:
+        content = read_file(path, entry)
+        try:
+            return load_program(content)
+        except Exception as error:  # of many types
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise InvalidExportError(
+                f'{os.path.join(path, entry["name"])}: PyTorch {torch.__version__} cannot load it ({reason}); install a'
+                ' newer one, or export the model again') from error
 
     def _run(self, index: int, x: torch.Tensor) -> torch.Tensor:
         return self._branches[index](resize(x, self.resolutions[index]))

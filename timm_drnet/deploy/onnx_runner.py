@@ -15,8 +15,9 @@ import hashlib
 import json
 import math
 import os
+import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -116,7 +117,7 @@ class OnnxDRNet:
         # Each model has threads of its own; those of one that is done would hold cores that the next one needs.
         options.add_session_config_entry('session.intra_op.allow_spinning', '0')
 
-        def load(entry: dict[str, Any]) -> Any:
+        def load(entry: dict[str, Any], side: int, outputs: int) -> Any:
             content = read_file(folder, entry)
             try:
                 session = runtime.InferenceSession(content, options, providers=providers, enable_fallback=0)
@@ -128,11 +129,21 @@ class OnnxDRNet:
             if names[0] not in session.get_providers():  # available, but it did not start
                 raise ValueError(
                     f'Invalid providers {names}: {names[0]} does not start here; see what ONNX Runtime logged.')
+            shapes = [value.shape for value in (*session.get_inputs(), *session.get_outputs())]
+            wanted = [manifest['in_chans'], side, side]
+            if len(shapes) != 2 or shapes[0][1:] != wanted or (outputs and shapes[1][1:] != [outputs]):
+                raise InvalidExportError(
+                    f'{folder / entry["name"]}: not the program that {MANIFEST} describes, which takes {wanted};'
+                    ' copy all of the folder, or export the model again')
             return session
 
-        predictor = manifest['files']['predictor']
-        self._predictor = load(predictor) if predictor else None
-        self._branches = [load(entry) for entry in manifest['files']['branches']]
+        files = manifest['files']
+        self._predictor = None
+        if files['predictor']:
+            self._predictor = load(files['predictor'], manifest['predictor_size'], len(self.resolutions))
+        self._branches = [
+            load(entry, side, manifest['num_classes'])
+            for entry, side in zip(files['branches'], self.resolutions, strict=True)]
 
     def __call__(self, x: Array) -> Array:
         """Classify each image at the resolution predicted for it.
@@ -349,26 +360,27 @@ def read_manifest(folder: str | os.PathLike[str], runtime: str) -> dict[str, Any
         The manifest.
 
     Raises:
-        InvalidExportError: If there is none, or it is foreign, changed, of a newer format or for another runtime, or a
-            file is missing.
+        InvalidExportError: If there is none, or it is foreign, changed, incomplete, of a newer format or for another
+            runtime.
     """
     path = Path(folder) / MANIFEST
+    content = _read(path, 'give a folder written by "timm-drnet export"')
     try:
-        manifest = json.loads(path.read_bytes())
-    except OSError as error:
-        raise InvalidExportError(
-            f'{path}: {error.strerror}; give a folder written by "timm-drnet export"') from error
-    except ValueError as error:
+        manifest = json.loads(content)
+        digest = manifest_digest(manifest) if isinstance(manifest, dict) else None
+    except (ValueError, RecursionError) as error:
         raise InvalidExportError(f'{path}: not JSON ({error}); copy it anew, or export the model again') from error
     if not isinstance(manifest, dict) or manifest.get('format') != FORMAT:
         raise InvalidExportError(f'{path}: not of an export; give a folder written by "timm-drnet export"')
-    version = manifest.get('format_version')
-    if isinstance(version, int) and version > FORMAT_VERSION:
+    version = manifest.get('format_version', 0)
+    if _is_whole(version) and version > FORMAT_VERSION:
         raise InvalidExportError(
             f'{path}: of format {version}, and this code knows {FORMAT_VERSION}; use the onnx_runner.py in that folder,'
             ' or a newer timm-drnet')
-    if manifest.get('sha256') != manifest_digest(manifest):
+    if manifest.get('sha256') != digest:
         raise InvalidExportError(f'{path}: changed since the export; copy it anew, or export the model again')
+    if flaw := _find_flaw(manifest):
+        raise InvalidExportError(f'{path}: {flaw}; copy it anew, or export the model again')
     if manifest['runtime'] != runtime:
         other = 'OnnxDRNet' if runtime == 'torch' else 'ExportedDRNet'
         raise InvalidExportError(
@@ -396,17 +408,85 @@ def read_file(folder: str | os.PathLike[str], entry: dict[str, Any]) -> bytes:
         InvalidExportError: If it is missing or differs.
     """
     path = Path(folder) / str(entry['name'])
-    try:
-        content: bytes = path.read_bytes()
-    except OSError as error:
-        raise InvalidExportError(
-            f'{path}: {error.strerror}; the export is not complete: copy all of it, or export the model again'
-        ) from error
+    content = _read(path, 'the export is not complete: copy all of it, or export the model again')
     if hashlib.sha256(content).hexdigest() != entry['sha256']:
         raise InvalidExportError(
             f'{path}: not the file that {MANIFEST} describes ({len(content):,} bytes of {entry["size"]:,});'
             ' copy it anew, or export the model again')
     return content
+
+
+def _read(path: Path, remedy: str) -> bytes:
+    """The content of a file in a folder, to which a link may not lead from elsewhere."""
+    if os.path.dirname(os.path.realpath(path)) != os.path.realpath(path.parent):
+        raise InvalidExportError(f'{path}: a link to a place outside the folder; copy the file itself there')
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidExportError(f'{path}: {error.strerror}; {remedy}') from error
+
+
+def _is_whole(value: Any, low: int = 1, high: float = math.inf) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def _is_number(value: Any, low: float = -1000, high: float = 1000) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+
+
+def _is_list(value: Any, length: int, holds: Callable[[Any], bool]) -> bool:
+    return isinstance(value, list) and len(value) == length and all(map(holds, value))
+
+
+def _is_size(value: Any) -> bool:
+    return _is_whole(value, high=8192)
+
+
+def _is_file(value: Any) -> bool:
+    return (
+        isinstance(value, dict) and isinstance(value.get('name'), str) and isinstance(value.get('sha256'), str)
+        and re.fullmatch(r'\w[\w.-]*', value['name']) is not None and _is_whole(value.get('size'), 0))
+
+
+def _is_cost(value: Any) -> bool:
+    return isinstance(value, dict) and all(_is_whole(value.get(key)) for key in ('backbone_flops', 'total_flops'))
+
+
+_RULES: dict[str, Callable[[Any, dict[str, Any]], bool]] = {
+    'format_version': lambda value, manifest: _is_whole(value),
+    'runtime': lambda value, manifest: value in ('onnx', 'torch'),
+    'resolutions': lambda value, manifest: (
+        isinstance(value, list) and len(value) > 0 and all(map(_is_size, value))),
+    'predictor_size': lambda value, manifest: _is_size(value),
+    'in_chans': lambda value, manifest: _is_size(value),
+    'num_classes': lambda value, manifest: _is_whole(value, 0),
+    'labels': lambda value, manifest: _is_list(value, manifest['num_classes'], lambda label: isinstance(label, str)),
+    'costs': lambda value, manifest: _is_list(value, len(manifest['resolutions']), _is_cost),
+    'files.predictor': lambda value, manifest: value is None or _is_file(value),
+    'files.branches': lambda value, manifest: _is_list(value, len(manifest['resolutions']), _is_file),
+    'preprocessing.input_size': lambda value, manifest: (
+        value == [manifest['in_chans'], manifest['resolutions'][0], manifest['resolutions'][0]]),
+    'preprocessing.crop_pct': lambda value, manifest: _is_number(value, 0.1),
+    'preprocessing.crop_mode': lambda value, manifest: value in ('center', 'squash', 'border'),
+    'preprocessing.interpolation': lambda value, manifest: (
+        isinstance(value, str) and value.upper() in Image.Resampling.__members__),
+    'preprocessing.mean': lambda value, manifest: _is_list(value, manifest['in_chans'], _is_number),
+    'preprocessing.std': lambda value, manifest: _is_list(
+        value, manifest['in_chans'], lambda number: _is_number(number, 1e-3)),
+}
+"""What the runners use of a manifest, each after what it is compared with."""
+
+
+def _find_flaw(manifest: dict[str, Any]) -> str | None:
+    """What is missing in a manifest, or is not as an export writes it."""
+    for name, holds in _RULES.items():
+        group, _, key = name.rpartition('.')
+        values = manifest.get(group) if group else manifest
+        if not isinstance(values, dict) or key not in values:
+            return f'it has no {name}'
+        if not holds(values[key], manifest):
+            return f'its {name} is not as an export writes it'
+    return None
 
 
 def _transform(image: Image.Image, config: dict[str, Any]) -> Array:

@@ -1,10 +1,15 @@
 """State dicts from elsewhere: those of plain timm backbones become DRNets'."""
 
 import logging
+import os
+import pickle
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from timm.models import load_state_dict
 
 from ..core.drnet import DRNet
 from ..core.norm import ResolutionAwareNorm
@@ -24,8 +29,9 @@ def checkpoint_filter_fn(state_dict: dict[str, torch.Tensor], model: DRNet) -> d
         A state dict with the keys of the DRNet.
 
     Raises:
-        ValueError: If the state dict is that of a DRNet with another number of resolutions.
+        ValueError: If the state dict is that of a DRNet with another number of resolutions, or its keys have a prefix.
     """
+    _check_prefix(state_dict, model)
     if any(key.startswith('backbone.') for key in state_dict):
         check_resolutions(state_dict, model)
         return state_dict
@@ -44,6 +50,81 @@ def checkpoint_filter_fn(state_dict: dict[str, torch.Tensor], model: DRNet) -> d
         else:
             converted[f'backbone.{key}'] = value
     return converted
+
+
+def read_weights(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
+    """Read the weights in a checkpoint as timm does: averaged ones first, without the prefixes of its wrappers.
+
+    Args:
+        path: A checkpoint of train.py, a file of ``torch.save`` or safetensors.
+
+    Returns:
+        The state dict.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it holds something else.
+    """
+    try:
+        state_dict: dict[str, torch.Tensor] = load_state_dict(os.fspath(path))
+    except FileNotFoundError:
+        raise
+    except (
+            RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError, pickle.UnpicklingError,
+            SafetensorError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f'not a checkpoint ({reason})') from error
+    for key, value in state_dict.items():
+        if not isinstance(key, str) or not isinstance(value, torch.Tensor):
+            raise ValueError(
+                f'holds no weights: it has a {type(value).__name__} as {key!r} where a state dict has tensors; save the'
+                " model's state_dict()")
+    return state_dict
+
+
+def load_weights(model: DRNet, state_dict: dict[str, torch.Tensor], num_classes: int | None = None) -> None:
+    """Load weights for inference: the model's own, all of them.
+
+    The classifier is made as large as theirs.
+
+    Args:
+        model: The DRNet, changed in place.
+        state_dict: Of a DRNet or its plain backbone.
+        num_classes: How many classes they have to be for, None for any number; 0 leaves the classifier out.
+
+    Raises:
+        ValueError: If the weights are those of another model, or for another number of classes.
+    """
+    state_dict = dict(checkpoint_filter_fn(state_dict, model))
+    cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]  # timm's attribute
+    names = cfg.get('classifier') or ()
+    names = (names,) if isinstance(names, str) else names
+    for name in names if num_classes == 0 else ():
+        for leaf in ('weight', 'bias'):
+            state_dict.pop(f'{name}.{leaf}', None)
+    heads = [state_dict[f'{name}.weight'] for name in names if f'{name}.weight' in state_dict]
+    found = next((head.shape[0] for head in heads if head.ndim), None)
+    if found not in (None, model.num_classes):
+        if num_classes is not None:
+            raise ValueError(f'the weights are for {found} classes, not {num_classes}; leave the number out')
+        model.reset_classifier(found)
+    if misfit := _find_misfit(state_dict, model.state_dict()):
+        raise ValueError(f'{misfit}: the weights are those of another model, or it was created with other arguments')
+    model.load_state_dict(state_dict)
+
+
+def check_finite(state_dict: Mapping[str, torch.Tensor]) -> None:
+    """Refuse weights that hold no numbers, as those of a training that diverged.
+
+    Args:
+        state_dict: Of any model.
+
+    Raises:
+        ValueError: If a value is infinite or NaN.
+    """
+    for key, value in state_dict.items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise ValueError(f'the weights are damaged: {key} has values that are infinite or not a number')
 
 
 def start_predictor(model: DRNet) -> None:
@@ -78,3 +159,32 @@ def check_resolutions(keys: Iterable[str], model: DRNet) -> None:
             f'The weights have norms for {found} resolutions, but the model has {wanted} sets of them: it was created'
             f' with resolutions={model.resolutions} and resolution_aware_norm={model.args.resolution_aware_norm}. Give'
             ' the arguments that the weights were trained with.')
+
+
+def _check_prefix(keys: Iterable[str], model: DRNet) -> None:
+    """Refuse weights whose names have a part before them, such as that of the attribute of a LightningModule."""
+    own = ('backbone', 'predictor', *(name for name, _ in model.backbone.named_children()))
+    if any(key.partition('.')[0] in own for key in keys):
+        return
+    match = next(filter(None, (re.match(rf'(.+?\.)(?:{"|".join(own)})\.', key) for key in keys)), None)
+    if match:
+        prefix, example = match[1], match.string
+        raise ValueError(
+            f'The names of the weights begin with {prefix!r}, such as {example!r}; Lightning adds it, as other wrappers'
+            f' do. Save them without: {{k.removeprefix({prefix!r}): v for k, v in state_dict.items()}}.')
+
+
+def _find_misfit(found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> str | None:
+    """The first thing that keeps a state dict from being loaded; torch would name everything."""
+    # Weights from before PyTorch 0.4.1 do not count batches, which is fine.
+    missing = [key for key in wanted if key not in found and not key.endswith('.num_batches_tracked')]
+    unknown = [key for key in found if key not in wanted]
+    other = [key for key in wanted if key in found and found[key].shape != wanted[key].shape]
+    if missing:
+        return f'{missing[0]} is missing' + (f', and there is {unknown[0]} in the file' if unknown else '')
+    if other:
+        shape, own = (tuple(state_dict[other[0]].shape) for state_dict in (found, wanted))
+        return f'{other[0]} is {shape} in the file and {own} in the model'
+    if unknown:
+        return f'the model has no {unknown[0]}'
+    return None

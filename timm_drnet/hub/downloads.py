@@ -7,14 +7,20 @@ cut for the end of the file, the latter compares sizes. Both keep what they got.
 import hashlib
 import http.client
 import logging
+import os
 import posixpath
 import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import torch
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError is the client's transport's
+    EntryNotFoundError,
+    HfHubHTTPError,
+    HTTPError,
+    LocalEntryNotFoundError,
+)
 from safetensors import SafetensorError, safe_open
 
 _logger = logging.getLogger(__name__)
@@ -62,8 +68,8 @@ def check_hub_weights(
 ) -> None:
     """Bring the weights of a repository into the Hub's cache, and check them.
 
-    Files that are stored in git itself, under 10 MB and not LFS, have no sha256 to compare with; nor have those in a
-    cache without symbolic links.
+    The Hub announces the sha256 of a large file, and git's hash of one that is stored in git itself. A cache without
+    symbolic links keeps neither, so there the Hub is asked again; without a connection the file is taken as it is.
 
     Args:
         model_id: ORG/NAME or ORG/NAME@REVISION.
@@ -77,6 +83,8 @@ def check_hub_weights(
     """
     repo_id, _, revision = model_id.partition('@')
     filename = filename or SAFETENSORS
+    if not filename.endswith('.safetensors'):  # timm would look for others, down to a pickle
+        raise RuntimeError(f'The weights {filename} of {model_id} are not loaded: use a .safetensors file.')
     try:
         path = Path(hf_hub_download(repo_id, filename, revision=revision or None, cache_dir=cache_dir))
     except LocalEntryNotFoundError:
@@ -92,20 +100,63 @@ def check_hub_weights(
         reason = str(error).partition('\n')[0]
         raise RuntimeError(
             f'The download of {filename} from {model_id} failed: {reason} Nothing was kept: try again.') from error
-    blob = path.resolve()  # the cache names what was in LFS by its sha256
-    if re.fullmatch(r'[0-9a-f]{64}', blob.name) and (sha256 := _sha256(blob)) != blob.name:
-        path.unlink()
-        blob.unlink(missing_ok=True)
+    expected = _announced_hash(path, repo_id, filename)
+    if expected is not None and (found := _hash_like(expected, path)) != expected:
+        for copy in {path, path.parent / os.readlink(path) if path.is_symlink() else path, path.resolve()}:
+            copy.unlink(missing_ok=True)
+        kind = 'sha256' if len(expected) == 64 else 'git hash'
         raise RuntimeError(
-            f'The file {filename} of {model_id} has the sha256 {sha256}, but {blob.name} was expected: the download was'
+            f'The file {filename} of {model_id} has the {kind} {found}, but {expected} was expected: the download was'
             ' damaged or tampered with. Nothing was kept: try again.')
+    _check_safetensors(path, f'The file {filename} of {model_id}', 'ask its owner to publish it again')
+
+
+def check_local_weights(folder: str | Path) -> None:
+    """Make sure that the weights in a folder are safetensors, which timm then takes before all others.
+
+    Args:
+        folder: As timm or timm-drnet saves a model.
+
+    Raises:
+        RuntimeError: If there are none, or they are damaged.
+    """
+    path = Path(folder, SAFETENSORS)
+    if not path.is_file():
+        raise RuntimeError(
+            f'The folder {folder} has no {SAFETENSORS}, and weights in other formats are not loaded from it, since a'
+            ' pickle can run code. Save the model with safe_serialization=True.')
+    _check_safetensors(path, f'The file {path}', 'save or copy it again')
+
+
+def _check_safetensors(path: Path, name: str, remedy: str) -> None:
     try:
         with safe_open(path, framework='pt'):
             pass
     except SafetensorError as error:
-        raise RuntimeError(
-            f'The file {filename} of {model_id} is no safetensors file ({error}): ask its owner to publish it'
-            ' again.') from error
+        raise RuntimeError(f'{name} is no safetensors file ({error}): {remedy}.') from error
+
+
+def _announced_hash(path: Path, repo_id: str, filename: str) -> str | None:
+    """What the Hub said about a file in the cache, if that can be known."""
+    if path.is_symlink():  # to what is named by the hash; that may be a link itself, into a store for many repositories
+        name: str | None = posixpath.basename(os.readlink(path).replace(os.sep, '/'))
+    else:
+        commit = path.parents[filename.count('/')].name
+        try:
+            name = get_hf_file_metadata(hf_hub_url(repo_id, filename, revision=commit)).etag
+        except (HTTPError, OSError) as error:
+            _logger.warning(f'{path} could not be checked against the Hub: {error}')
+            return None
+    return name if name and re.fullmatch(r'[0-9a-f]{40}|[0-9a-f]{64}', name) else None
+
+
+def _hash_like(expected: str, path: Path) -> str:
+    """A file's sha256, or its hash in git, which is shorter."""
+    if len(expected) == 64:
+        return _sha256(path)
+    digest = hashlib.sha1(b'blob %d\0' % path.stat().st_size, usedforsecurity=False)
+    with path.open('rb') as file:
+        return hashlib.file_digest(file, lambda: digest).hexdigest()
 
 
 def _sha256(path: Path) -> str:

@@ -16,6 +16,7 @@ from timm.models import save_for_hf
 from ..core.drnet import DRNet
 from ..train.training_run import TrainingRun
 from ..version import __version__
+from .checkpoints import check_finite
 
 CARD = 'README.md'
 """The name of the model card in a repository of the Hub."""
@@ -75,13 +76,15 @@ def save_folder(
         license: Licence of the weights, or None for the configuration's.
 
     Raises:
-        ValueError: If the number of labels is not that of the classes, or the model is not as timm would create it.
+        ValueError: If the number of labels is not that of the classes, a weight is infinite or not a number, or the
+            model is not as timm would create it.
         OSError: If the folder cannot be written.
     """
     folder = Path(folder)
     if labels is not None and len(labels) != model.num_classes:
         raise ValueError(
             f'{len(labels)} labels for a model of {model.num_classes} classes: give one for each class.')
+    check_finite(model.state_dict())
     tensors = [*model.parameters(), *model.buffers()]
     if not all(t.is_contiguous() for t in tensors):  # channels_last, which safetensors refuses
         model = copy.deepcopy(model)

@@ -21,7 +21,8 @@ from torch import nn
 from ..core.arguments import DRNetArgs
 from ..model import DRNet
 from .checkpoints import checkpoint_filter_fn, start_predictor
-from .downloads import check_hub_weights, download
+from .configuration import resolve_config
+from .downloads import check_hub_weights, check_local_weights, download
 from .mindspore.release import load_release
 
 __all__ = ['create_drnet']
@@ -97,6 +98,22 @@ def _cfg_of_backbone(backbone: str) -> dict[str, Any]:
     return cfg
 
 
+def _cfg_of_tag(backbone: str) -> dict[str, Any]:
+    """`_cfg_of_backbone` of a timm model that was there once; without weights if timm has retired its tag.
+
+    Importing the package must not fail for a model that nobody asks for.
+    """
+    try:
+        return _cfg_of_backbone(backbone)
+    except (RuntimeError, ValueError):
+        pass
+    try:
+        cfg = _cfg_of_backbone(backbone.partition('.')[0])
+    except (RuntimeError, ValueError):
+        return {}
+    return {k: v for k, v in cfg.items() if k not in ('url', 'hf_hub_id', 'hf_hub_filename', 'license', 'origin_url')}
+
+
 default_cfgs = generate_default_cfgs({
     'drnet.untrained': _cfg(),
     # The authors' own weights, top-1 77.25 % by their evaluation on ImageNet-1K.
@@ -104,9 +121,9 @@ default_cfgs = generate_default_cfgs({
         url=f'https://download.mindspore.cn/models/r1.10/{next(iter(_MINDSPORE))}', custom_load=True,
         license='apache-2.0', origin_url='https://github.com/mindspore-ai/models/tree/master/research/cv/DRNet'),
     # Plain backbones, to train from; their tags are timm's.
-    'drnet_resnet50.tv_in1k': _cfg_of_backbone('resnet50.tv_in1k'),
-    'drnet_resnet101.tv_in1k': _cfg_of_backbone('resnet101.tv_in1k'),
-    'drnet_mobilenetv2.ra_in1k': _cfg_of_backbone('mobilenetv2_100.ra_in1k'),
+    'drnet_resnet50.tv_in1k': _cfg_of_tag('resnet50.tv_in1k'),
+    'drnet_resnet101.tv_in1k': _cfg_of_tag('resnet101.tv_in1k'),
+    'drnet_mobilenetv2.ra_in1k': _cfg_of_tag('mobilenetv2_100.ra_in1k'),
     # Trained on Caltech-101 (Li, Andreeto, Ranzato, Perona; CC BY 4.0), started from filters learned on 100 ImageNet
     # classes at 64 px. See the model card beside the weights.
     'drnet_resnet18d_050.caltech101': _cfg(
@@ -124,7 +141,7 @@ def _create_drnet(
         pretrained_cfg_overlay: dict[str, Any] | None = None,
         **kwargs: Any,
 ) -> nn.Module:
-    cfg = resolve_pretrained_cfg(variant, pretrained_cfg, pretrained_cfg_overlay)
+    cfg = resolve_config(variant, pretrained_cfg, pretrained_cfg_overlay, kwargs.get('pretrained_model_args'))
     saved = cfg.source is not None  # then the configuration knows the size of its images
     if 'resolutions' in kwargs and not saved and 'input_size' not in (pretrained_cfg_overlay or {}):
         size = DRNetArgs(resolutions=kwargs['resolutions']).resolutions[0]
@@ -135,8 +152,8 @@ def _create_drnet(
         start = _plain_model(cfg, kwargs['backbone'])
         if cfg.custom_load and not cfg.state_dict:
             release = _fetch_release(cfg, kwargs.get('cache_dir')), cfg.to_dict()
-        elif cfg.hf_hub_id and not cfg.file and not cfg.state_dict:
-            check_hub_weights(cfg.hf_hub_id, cfg.hf_hub_filename, kwargs.get('cache_dir'))
+        else:
+            _check_weights(cfg, kwargs.get('cache_dir'))
     return build_model_with_cfg(
         partial(_build, start=start, release=release, cache_dir=kwargs.get('cache_dir')),
         variant,
@@ -146,6 +163,17 @@ def _create_drnet(
         feature_cfg={'feature_cls': 'getter'},
         **kwargs,
     )
+
+
+def _check_weights(cfg: PretrainedCfg, cache_dir: Any) -> None:
+    """Check the weights where timm will look for them, in the Hub's cache or a folder.
+
+    Where that is, timm decides in this order: what a configuration of the Hub or of a folder says beside comes last.
+    """
+    if cfg.source == 'local-dir' and cfg.file:
+        check_local_weights(cfg.file)
+    elif cfg.hf_hub_id and (cfg.source == 'hf-hub' or not (cfg.file or cfg.state_dict)):
+        check_hub_weights(cfg.hf_hub_id, cfg.hf_hub_filename, cache_dir)
 
 
 def _fetch_release(cfg: PretrainedCfg, cache_dir: Any) -> Path:
@@ -161,9 +189,18 @@ def _plain_model(cfg: PretrainedCfg, backbone: str) -> str | None:
     """Name of the timm model whose own weights a configuration stands for, None if it stands for others.
 
     timm loads them into the plain backbone, since it knows what each of its models needs for that.
+
+    Raises:
+        RuntimeError: If there are no weights.
     """
     name = f'{backbone}.{cfg.tag}' if cfg.tag else backbone
-    if cfg.source or cfg.file or cfg.state_dict or not is_model_pretrained(name):
+    if cfg.source or cfg.file or cfg.state_dict:
+        return None
+    if not cfg.has_weights:
+        raise RuntimeError(
+            f'No pretrained weights exist for {name} in timm {timm.__version__}. Use pretrained=False, or give a file'
+            " of weights as pretrained_cfg_overlay={'file': ...}.")
+    if not is_model_pretrained(name):
         return None
     plain = get_pretrained_cfg(name)
     assert plain is not None  # as it is pretrained
@@ -199,7 +236,7 @@ def drnet(
         **kwargs: Any,
 ) -> nn.Module:
     """A DRNet around any timm CNN that is built on BatchNorm, named by ``backbone``."""
-    cfg = resolve_pretrained_cfg('drnet', pretrained_cfg).to_dict()
+    cfg = resolve_config('drnet', pretrained_cfg, model_args=kwargs.get('pretrained_model_args')).to_dict()
     registered = resolve_pretrained_cfg('drnet').to_dict()
     if cfg.get('tag') == registered['tag']:  # stands for no backbone in particular; timm's scripts may have added to it
         added = {key: value for key, value in cfg.items() if value != registered.get(key)}

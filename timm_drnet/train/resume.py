@@ -3,6 +3,9 @@
 timm's train.py writes each checkpoint under another name first, so a process that dies leaves at most that one in
 halves. Disks that fill up and machines that lose power can still damage the others, and PyTorch does not look at the
 checksums of what it reads: a damaged file becomes either an error that names no file, or wrong weights.
+
+timm's ``--resume`` is checked in processes that train a DRNet, which is known once a task of timm's has taken one.
+What a file holds could not decide it: of a damaged one it cannot be told.
 """
 
 import functools
@@ -13,8 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from timm.task import resume_task_checkpoint
-from timm.utils import load_checkpoint_metadata
+from timm.task import TrainingTask, resume_task_checkpoint
+from timm.utils import load_checkpoint_metadata, unwrap_model
+from torch import nn
+
+from ..core.drnet import DRNet
 
 
 class CheckpointError(ValueError):
@@ -62,7 +68,8 @@ def check_checkpoint(path: str | os.PathLike[str]) -> None:
     """Make sure that a checkpoint is what was written, down to the last byte.
 
     Args:
-        path: A file of ``torch.save``. Its format before PyTorch 1.6 has no checksums, so nothing is said of that.
+        path: A file of ``torch.save``. There are no checksums in its format before PyTorch 1.6, nor after
+            ``torch.serialization.set_crc32_options(False)``: of such a file nothing is said but that its end is there.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -89,14 +96,28 @@ def _damage(path: Path) -> str | None:
         return None if start.strip(b'\0') else 'it begins with zeros'
     try:
         with zipfile.ZipFile(path) as archive:
-            changed = archive.testzip()
+            # Every archive of torch.save has entries that are not empty, whose checksum is 0 only if none was written.
+            has_checksums = any(entry.CRC for entry in archive.infolist())
+            changed = archive.testzip() if has_checksums else None
     except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
         return f'its end is missing or its index was changed: {error}'
     return f'{changed} in it was changed' if changed else None
 
 
 def install_resume_check() -> None:
-    """Make timm's ``--resume`` refuse damaged checkpoints with a clear error; called once, by importing the package.
+    """Make timm's ``--resume`` refuse damaged checkpoints where a DRNet is trained; called once, by importing."""
+    nn.modules.module.register_module_module_registration_hook(_watch_tasks)
+
+
+def _watch_tasks(module: nn.Module, name: str, submodule: nn.Module | None) -> None:
+    """Module registration hook: the first timm task that takes a DRNet to train switches the check on."""
+    if isinstance(module, TrainingTask) and name == 'trainable_module' and isinstance(unwrap_model(submodule), DRNet):
+        _check_what_timm_resumes()
+
+
+@functools.cache  # once
+def _check_what_timm_resumes() -> None:
+    """Put the check before timm's reading.
 
     timm has no hook for it, and its train.py holds the public functions by the time it imports a plugin. Both of them
     read through one function, which is therefore the one to replace. Should it be renamed, PyTorch's errors are back.

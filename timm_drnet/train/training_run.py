@@ -2,6 +2,7 @@
 
 import argparse
 import pickle
+import reprlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,16 @@ from timm.utils import load_checkpoint_metadata
 _DATA_ARGS = ('img_size', 'input_size', 'mean', 'std', 'interpolation', 'crop_pct')
 _MODEL_ARGS = {'in_chans': 'in_chans', 'gp': 'global_pool', 'bn_momentum': 'bn_momentum', 'bn_eps': 'bn_eps'}
 """Arguments of train.py, and what create_model calls them. It leaves drop rates out when it saves a model."""
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    'model': str, 'model_kwargs': dict, 'in_chans': int, 'input_size': (list, tuple), 'gp': str, 'bn_momentum': float,
+    'bn_eps': float,
+}
+"""Of arguments of train.py, where they are given."""
+_FOREIGN = {
+    b'<': 'a web page in place of the file: download it again',
+    b'version https://git-lfs': 'a pointer of Git LFS in place of the file: get it with "git lfs pull"',
+}
+"""What downloads leave, by how it begins."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +39,6 @@ class TrainingRun:
     def model(self) -> str | None:
         """Name of the model."""
         return self.args.get('model')
-
-    @property
-    def num_classes(self) -> int | None:
-        """Number of classes."""
-        return self.args.get('num_classes')
 
     @property
     def model_args(self) -> dict[str, Any]:
@@ -68,7 +74,14 @@ def read_training_run(path: str | Path) -> TrainingRun:
         ValueError: If the file is no checkpoint, or holds more than tensors and plain values.
     """
     path = Path(path)
-    if path.suffix == '.safetensors' and path.is_file():
+    if path.is_dir():
+        raise ValueError('not a checkpoint but a folder; give a file')
+    with path.open('rb') as file:
+        start = file.read(64).lstrip()
+    for beginning, told in _FOREIGN.items():
+        if start.startswith(beginning):
+            raise ValueError(f'not a checkpoint but {told}')
+    if path.suffix == '.safetensors':
         return TrainingRun()
     try:
         checkpoint = load_checkpoint_metadata(str(path))
@@ -84,7 +97,14 @@ def read_training_run(path: str | Path) -> TrainingRun:
     if not isinstance(checkpoint, dict):
         raise ValueError(f'not a checkpoint: it holds a {type(checkpoint).__name__}, not a dict of weights')
     args, epoch = checkpoint.get('args'), checkpoint.get('epoch')
+    args = dict(vars(args)) if isinstance(args, argparse.Namespace) else {}
+    for name, kind in _TYPES.items():
+        value = args.get(name)
+        if value is not None and not isinstance(value, kind):
+            raise ValueError(
+                f'not a checkpoint of train.py: the argument {name} that it records is a {type(value).__name__},'
+                f' {reprlib.repr(value)}; save its state_dict alone')
     return TrainingRun(
-        args=dict(vars(args)) if isinstance(args, argparse.Namespace) else {},
+        args=args,
         epochs=epoch + 1 if isinstance(epoch, int) else None,
         averaged=any(checkpoint.get(key) is not None for key in ('state_dict_ema', 'model_ema')))
