@@ -213,6 +213,7 @@ class HubServer:
             branch: str = 'main',
             tag: str | None = None,
             private: bool = False,
+            lfs: bool = True,
     ) -> str:
         """Commit files, without a request.
 
@@ -222,6 +223,7 @@ class HubServer:
             branch: Branch to commit to, started at main if it is new.
             tag: A tag for the commit.
             private: Whether a new repository asks for a token.
+            lfs: Whether large files and weights go to LFS.
 
         Returns:
             Hash of the commit.
@@ -230,7 +232,9 @@ class HubServer:
             folder = Path(files)
             files = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob('*') if p.is_file()}
         repository = self.repositories.setdefault(repo_id, Repository(private))
-        changes = {path: None if data is None else File(data, _is_lfs(path, len(data))) for path, data in files.items()}
+        changes = {
+            path: None if data is None else File(data, lfs and _is_lfs(path, len(data)))
+            for path, data in files.items()}
         ref = f'refs/heads/{branch}'
         parent = repository.resolve(branch if ref in repository.refs else 'main')
         oid = repository.commit(ref, changes, 'add files', parent).oid

@@ -136,3 +136,14 @@ def test_wrong_number_of_classes(run, data, plain, tmp_path):
     assert code == 2
     assert '--train-predictor 1: ' in err
     assert 'of 4 classes' in err
+
+
+def test_statistics_that_are_no_numbers_are_not_saved(run, data, plain, tmp_path):
+    model, checkpoint = plain
+    with torch.no_grad():
+        model.conv1[0].weight.fill_(1e30)  # so the variance is infinite
+    torch.save(model.state_dict(), checkpoint)
+    code, _, err = run(data, '--checkpoint', checkpoint, '--output', tmp_path / 'out', '-b', 8)
+    assert code == 2
+    assert 'out: not written, the weights are damaged: backbone.conv1.1.norms.0.running_var has' in err
+    assert not (tmp_path / 'out').exists()

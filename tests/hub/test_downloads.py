@@ -3,9 +3,12 @@
 import hashlib
 
 import pytest
+import torch
 from hub_server import Fault, HubServer
+from safetensors.torch import save
 
-from timm_drnet.hub.downloads import download
+from timm_drnet.hub import downloads
+from timm_drnet.hub.downloads import check_hub_weights, download
 
 CONTENT = bytes(range(256)) * 4096  # a megabyte
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -73,3 +76,55 @@ def test_missing_file_and_absent_server(hub, cache):
     with pytest.raises(RuntimeError, match='Could not download .*refused.*get the file in another way and put it at'):
         download(url, SHA256)
     assert list(cache.iterdir()) == []
+
+
+WEIGHTS = save({'weight': torch.arange(4.0)})
+NAME = 'model.safetensors'
+
+
+@pytest.fixture
+def cached(hub, tmp_path, monkeypatch):
+    """Where the Hub's client says that the weights of a repository are, and the sha256 that the Hub announces."""
+    commit = hub.add('org/name', {NAME: WEIGHTS})
+    pointer = tmp_path / 'snapshots' / commit / NAME
+    pointer.parent.mkdir(parents=True)
+    monkeypatch.setattr(downloads, 'hf_hub_download', lambda *args, **kwargs: str(pointer))
+    monkeypatch.setattr(
+        downloads, 'hf_hub_url', lambda repo_id, name, revision: f'{hub.url}/{repo_id}/resolve/{revision}/{name}')
+    return pointer, hub.files('org/name')[NAME].sha256
+
+
+def test_cache_that_shares_files_between_repositories(cached):
+    """There the file that is named by the sha256 is itself a link, to one that is named by another hash."""
+    pointer, sha256 = cached
+    store, blob = pointer.parents[2] / 'blobs' / 'ab' / f'ab{"0" * 62}', pointer.parents[2] / 'own' / sha256
+    for path in (store, blob):
+        path.parent.mkdir(parents=True)
+    store.write_bytes(WEIGHTS)
+    blob.symlink_to(store)
+    pointer.symlink_to(blob)
+    check_hub_weights('org/name')
+    store.write_bytes(WEIGHTS[:-1] + b'?')
+    with pytest.raises(RuntimeError, match=f'{sha256} was expected.*Nothing was kept'):
+        check_hub_weights('org/name')
+    assert not any(path.is_symlink() or path.exists() for path in (pointer, blob, store))
+
+
+def test_cache_without_links(cached, caplog, monkeypatch):
+    pointer, sha256 = cached
+    pointer.write_bytes(WEIGHTS)
+    check_hub_weights('org/name')
+    pointer.write_bytes(WEIGHTS[:-1] + b'?')
+    with pytest.raises(RuntimeError, match=f'{sha256} was expected'):
+        check_hub_weights('org/name')
+    assert not pointer.exists()
+    pointer.write_bytes(WEIGHTS)
+    assert caplog.text == ''
+    monkeypatch.setattr(downloads, 'hf_hub_url', lambda *args, **kwargs: 'http://127.0.0.1:9/')
+    check_hub_weights('org/name')
+    assert 'could not be checked against the Hub' in caplog.text
+
+
+def test_other_formats_are_not_looked_for():
+    with pytest.raises(RuntimeError, match=r'weights pytorch_model\.bin of org/name are not loaded'):
+        check_hub_weights('org/name', 'pytorch_model.bin')

@@ -176,11 +176,16 @@ def flipped(data):
     return data[:-1] + bytes([data[-1] ^ 1])
 
 
-def with_config(files, **changes):
+def with_config(files, group='model_args', **changes):
     """The files with other arguments of the model in their configuration."""
     config = json.loads(files['config.json'])
-    config['model_args'].update(changes)
+    config[group].update(changes)
     return {**files, 'config.json': json.dumps(config).encode()}
+
+
+def with_pickle(files):
+    """Weights in nothing but a pickle."""
+    return {'config.json': files['config.json'], 'pytorch_model.bin': b'not even looked at'}
 
 
 # What breaks on the way: the fault of model.safetensors, and words of the error.
@@ -188,6 +193,8 @@ BROKEN = {
     'cut': (lambda data: Fault(cut_after=len(data) // 2), ['org/cut', 'again']),
     'reset': (lambda data: Fault(cut_after=len(data) // 2, reset=True), ['org/reset', 'again']),
     'flipped': (lambda data: Fault(body=flipped(data)), ['org/flipped', 'sha256', 'expected', 'again']),
+    'flipped-in-git': (
+        lambda data: Fault(body=flipped(data)), ['org/flipped-in-git', 'git hash', 'expected', 'again']),
     'short': (lambda data: Fault(body=data[:-8]), ['org/short', 'again']),
     'announced-short': (
         lambda data: Fault(body=data[:-8], head=True), ['org/announced-short', 'sha256', 'expected', 'again']),
@@ -206,9 +213,16 @@ WRONG = {
     'more': (
         lambda files: with_config(files, resolutions=[64, 48, 40, 32]),
         'ValueError', ['3', '4', '(64, 48, 40, 32)', 'resolutions']),
-    'pickle': (
-        lambda files: {'config.json': files['config.json'], 'pytorch_model.bin': b'not even looked at'},
-        'RuntimeError', ['org/pickle', 'model.safetensors', 'safe_serialization=True']),
+    'pickle': (with_pickle, 'RuntimeError', ['org/pickle', 'model.safetensors', 'safe_serialization=True']),
+    'switched-off': (
+        lambda files: with_pickle(with_config(files, 'pretrained_cfg', file='x')),
+        'ValueError', ['org/switched-off', "file is 'x'", 'left out']),
+    'renamed': (
+        lambda files: with_pickle(with_config(files, 'pretrained_cfg', hf_hub_filename='pytorch_model.bin')),
+        'ValueError', ['org/renamed', 'hf_hub_filename', 'safetensors']),
+    'classes': (
+        lambda files: {**files, 'config.json': files['config.json'].replace(b'"num_classes": 5', b'"num_classes": -1')},
+        'ValueError', ['org/classes', 'num_classes is -1']),
     'garbage': (
         lambda files: {**files, 'model.safetensors': b'garbage ' * 100},
         'RuntimeError', ['org/garbage', 'model.safetensors']),
@@ -245,6 +259,8 @@ COMMANDS = {
            *((name, words) for name, (_, words) in BROKEN.items()),
            ('fewer', ['org/fewer', 'resolutions']),
            ('pickle', ['org/pickle', 'safetensors']),
+           ('switched-off', ["file is 'x'"]),
+           ('classes', ['num_classes is -1']),
            ('garbage', ['org/garbage', 'model.safetensors']),
        )},
 }
@@ -264,7 +280,7 @@ def first(hub, home, folders, files, pushed, tmp_path_factory):
     hub.add('org/resumed', {**files, 'model.safetensors': padded})
     hub.faults['org/resumed/model.safetensors'] = Fault(cut_after=len(padded) - 1000, times=1)
     for name, (fault, _) in BROKEN.items():
-        hub.add(f'org/{name}', files)
+        hub.add(f'org/{name}', files, lfs=name != 'flipped-in-git')
         hub.faults[f'org/{name}/model.safetensors'] = fault(files['model.safetensors'])
     for name, (wrong, *_) in WRONG.items():
         hub.add(f'org/{name}', wrong(files))
@@ -409,6 +425,7 @@ def test_repository_out_of_reach(pushed, first, second, name):
 
 def test_pickle_is_not_even_asked_for(first):
     assert {name for _, name, _ in first.asked('org/pickle')} == {'config.json', 'model.safetensors'}
+    assert {name for _, name, _ in first.asked('org/switched-off')} == {'config.json'}
 
 
 @pytest.mark.parametrize('which', ['first', 'second'])
@@ -436,7 +453,7 @@ def test_commands_on_a_repository(first):
     assert first.answers['flops']['code'] == 0
     rows = json.loads(first.answers['flops']['out'])['rows']
     assert [row['resolution'] for row in rows] == [64, 48, 32]
-    assert first.asked('org/no-weights') == [('HEAD', 'config.json', None), ('GET', 'config.json', None)]
+    assert {name for _, name, _ in first.asked('org/no-weights')} == {'config.json'}
 
 
 @pytest.mark.skipif(importlib.util.find_spec('transformers') is None, reason='needs transformers')

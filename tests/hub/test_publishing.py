@@ -70,6 +70,15 @@ def test_channels_last_is_saved_and_stays(tiny, images, tmp_path):
     assert not tiny.backbone.conv1[0].weight.is_contiguous()
 
 
+@pytest.mark.parametrize(('key', 'value'), [
+    ('backbone.fc.weight', float('nan')), ('backbone.bn1.norms.2.running_var', float('inf'))])
+def test_weights_that_are_no_numbers_are_not_saved(tiny, tmp_path, key, value):
+    tiny.state_dict()[key][0] = value
+    with pytest.raises(ValueError, match=f'the weights are damaged: {key} has values'):
+        save_folder(tiny, tmp_path / 'new', CARD)
+    assert not (tmp_path / 'new').exists()
+
+
 def test_every_argument_survives(make_tiny, shake, tmp_path):
     model = shake(make_tiny(**DRNET_ARGS, in_chans=1, num_classes=3)).eval()
     save_folder(model, tmp_path, CARD)

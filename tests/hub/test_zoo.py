@@ -1,5 +1,10 @@
 """The registered models, DRNets around other families of timm, and their way through timm's configurations."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import timm
 import torch
@@ -195,14 +200,13 @@ ARGS = {
 }
 
 
-@pytest.mark.parametrize('safe', [True, False])
 @pytest.mark.parametrize('create', [
     lambda **kwargs: timm.create_model('drnet_resnet18d_050', **kwargs),
     lambda **kwargs: timm_drnet.create_drnet('resnet10t', predictor='inverted_residual', **kwargs),
 ], ids=['registered', 'custom'])
-def test_saved_model_comes_back_with_all_arguments(create, shake, images, tmp_path, safe):
+def test_saved_model_comes_back_with_all_arguments(create, shake, images, tmp_path):
     model = shake(create(num_classes=7, in_chans=1, **ARGS)).eval()
-    save_for_hf(model, tmp_path, safe_serialization=safe)
+    save_for_hf(model, tmp_path, safe_serialization=True)
     loaded = timm.create_model(f'local-dir:{tmp_path}', pretrained=True).eval()
     for name, value in ARGS.items():
         assert getattr(loaded.args, name) == value
@@ -220,7 +224,7 @@ def test_saved_model_comes_back_with_all_arguments(create, shake, images, tmp_pa
 ], ids=['registered', 'custom'])
 def test_saved_model_adapts_to_channels_and_classes(create, tmp_path, predictor):
     model = create(num_classes=7, predictor=predictor, resolutions=(64, 32)).eval()
-    save_for_hf(model, tmp_path)
+    save_for_hf(model, tmp_path, safe_serialization=True)
     loaded = timm.create_model(f'local-dir:{tmp_path}', pretrained=True, in_chans=1, num_classes=3).eval()
     for part in ('backbone', 'predictor'):
         conv, source = (
@@ -231,7 +235,36 @@ def test_saved_model_adapts_to_channels_and_classes(create, tmp_path, predictor)
 
 def test_saved_model_takes_other_arguments(make_tiny, tmp_path):
     model = make_tiny(alpha=0.02)
-    save_for_hf(model, tmp_path)
+    save_for_hf(model, tmp_path, safe_serialization=True)
     loaded = timm.create_model(f'local-dir:{tmp_path}', pretrained=True, alpha=0.01, resolutions=(96, 64, 48))
     assert (loaded.args.alpha, loaded.resolutions) == (0.01, (96, 64, 48))
     assert torch.equal(loaded.backbone.fc.weight, model.backbone.fc.weight)
+
+
+WITHOUT_TAGS = """
+import json
+import timm
+from timm.models import _registry
+for name in ('resnet50.tv_in1k', 'resnet101.tv_in1k'):
+    for names in (_registry._model_pretrained_cfgs, _registry._model_has_pretrained):
+        names.pop(name) if isinstance(names, dict) else names.remove(name)
+import timm_drnet
+from timm_drnet.cli import main
+model = timm.create_model('drnet_resnet101', device='meta')
+print(json.dumps([model.pretrained_cfg, timm.list_models('drnet_resnet*', pretrained=True)]))
+main(['predict', 'PHOTO', '--model', 'drnet_resnet101'])
+"""
+
+
+def test_timm_may_retire_a_tag():
+    """The package is imported and its other models are there; who asks for the weights is told."""
+    photo = str(next((Path(__file__).parents[2] / 'examples' / 'photos').glob('*.jpg')))
+    done = subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', WITHOUT_TAGS.replace('PHOTO', photo)], capture_output=True, text=True,
+        check=True)
+    cfg, pretrained = json.loads(done.stdout)
+    assert cfg['tag'] == 'tv_in1k'
+    assert (cfg['first_conv'], cfg['classifier']) == ('backbone.conv1', 'backbone.fc')
+    assert pretrained == [timm_drnet.DEFAULT_MODEL, 'drnet_resnet50.mindspore_in1k']
+    assert 'No pretrained weights exist for resnet101.tv_in1k in timm' in done.stderr
+    assert 'Give trained weights with --checkpoint' in done.stderr

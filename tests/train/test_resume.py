@@ -11,9 +11,10 @@ import time
 import zipfile
 
 import pytest
+import timm
 import torch
 from processes import CONTEXT
-from timm.task import load_task_ema_checkpoint, resume_task_checkpoint
+from timm.task import ClassificationTask, load_task_ema_checkpoint, resume_task_checkpoint
 from training_program import STEPS, make_model, train
 
 from timm_drnet.cli import main
@@ -230,6 +231,46 @@ def test_good_files_pass(run, tmp_path):
     check_checkpoint(tmp_path / 'old.pth')
     with pytest.raises(FileNotFoundError):
         check_checkpoint(tmp_path / 'none.pth.tar')
+
+
+def test_file_without_checksums_passes(run):
+    content = torch.load(run / 'last.pth.tar', weights_only=False)
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(content, run / 'last.pth.tar')
+    finally:
+        torch.serialization.set_crc32_options(True)
+    with zipfile.ZipFile(run / 'last.pth.tar') as archive:
+        assert archive.testzip() is not None  # so it is what zipfile takes for damaged
+    assert last_checkpoint(run).path.name == 'last.pth.tar'
+    (run / 'new').mkdir()
+    task, _ = train(run / 'new', 1)
+    assert resume_task_checkpoint(task, str(run / 'last.pth.tar'), log_info=False) == EPOCHS
+    cut(run / 'last.pth.tar')  # which is told all the same
+    with pytest.raises(CheckpointError, match='its end is missing'):
+        resume_task_checkpoint(task, str(run / 'last.pth.tar'))
+
+
+def resume_others(path, answers):
+    """What happens to a damaged checkpoint in a process that trains a plain model, and then a DRNet."""
+    for model in (timm.create_model('test_resnet', num_classes=5), make_model()):
+        task = ClassificationTask(model, torch.nn.CrossEntropyLoss(), verbose=False)
+        try:
+            resume_task_checkpoint(task, path, log_info=False)
+            answers.put('resumed')
+        except Exception as error:
+            answers.put(type(error).__name__)
+
+
+def test_other_models_are_resumed_as_without_this_package(tmp_path):
+    plain = timm.create_model('test_resnet', num_classes=5)
+    torch.save({'state_dict': plain.state_dict(), 'epoch': 0}, tmp_path / 'last.pth.tar')
+    flip_a_weight(tmp_path / 'last.pth.tar')
+    answers = CONTEXT.SimpleQueue()
+    process = CONTEXT.Process(target=resume_others, args=(str(tmp_path / 'last.pth.tar'), answers))
+    process.start()
+    assert [answers.get(), answers.get()] == ['resumed', 'CheckpointError']
+    process.join(timeout=60)
 
 
 def test_recovery_checkpoint_is_no_end_of_an_epoch(run):

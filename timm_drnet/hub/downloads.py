@@ -139,7 +139,7 @@ def _check_safetensors(path: Path, name: str, remedy: str) -> None:
 def _announced_hash(path: Path, repo_id: str, filename: str) -> str | None:
     """What the Hub said about a file in the cache, if that can be known."""
     if path.is_symlink():  # to what is named by the hash; that may be a link itself, into a store for many repositories
-        name: str | None = posixpath.basename(os.readlink(path).replace(os.sep, '/'))
+        name: str | None = Path(os.readlink(path)).name
     else:
         commit = path.parents[filename.count('/')].name
         try:
