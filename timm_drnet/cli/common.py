@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,7 +15,7 @@ from ..core.drnet import DRNet
 from ..data.labels import read_names
 from ..data.pixels import printable
 from ..hub import zoo  # registers the models
-from ..hub.checkpoints import check_finite, load_weights, read_weights
+from ..hub.checkpoints import check_finite, count_classes, load_weights, read_weights
 from ..hub.configuration import check_fields, check_name
 from ..train.resume import CheckpointError, check_checkpoint
 from ..train.training_run import TrainingRun, read_training_run
@@ -118,8 +119,11 @@ def load_model(
         check_name(name)
         recorded, weights = (TrainingRun(), None) if checkpoint is None else _read_checkpoint(checkpoint, option)
         model_kwargs = {**recorded.model_args, **model_kwargs}
-        model = timm.create_model(
-            name, pretrained=pretrained and checkpoint is None, num_classes=num_classes, **model_kwargs)
+        create = partial(timm.create_model, name, pretrained=pretrained and checkpoint is None, **model_kwargs)
+        model = create(num_classes=num_classes)
+        classes = None if num_classes is not None or weights is None else count_classes(weights, model)
+        if classes not in (None, getattr(model, 'num_classes', None)):
+            model = create(num_classes=classes)
     except UserError:
         raise
     except Exception as error:  # timm's models check no argument, and these may come from a file or the command line
@@ -133,7 +137,7 @@ def load_model(
     config: Any = model.pretrained_cfg  # a dict, as timm leaves it
     if weights is not None:
         try:
-            load_weights(model, weights, num_classes)
+            load_weights(model, weights)
             prepared = {key: recorded.data_config[key] for key in _PREPARATION if key in recorded.data_config}
             check_fields(prepared, 'The training that it records')
         except (ValueError, RuntimeError) as error:

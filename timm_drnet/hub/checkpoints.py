@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from timm.models import load_state_dict
+from torch import nn
 
 from ..core.drnet import DRNet
 from ..core.norm import ResolutionAwareNorm
@@ -82,35 +83,43 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     return state_dict
 
 
-def load_weights(model: DRNet, state_dict: dict[str, torch.Tensor], num_classes: int | None = None) -> None:
-    """Load weights for inference: the model's own, all of them.
+def count_classes(state_dict: Mapping[str, torch.Tensor], model: nn.Module) -> int | None:
+    """Number of classes that weights are for.
 
-    The classifier is made as large as theirs.
+    Args:
+        state_dict: Of a DRNet or its plain backbone.
+        model: The DRNet that is to load it.
+
+    Returns:
+        The number of rows of the classifier, None if there is none.
+    """
+    for name in _classifiers(model):
+        for key in (f'{name}.weight', f'{name}.weight'.removeprefix('backbone.')):
+            if key in state_dict and state_dict[key].ndim:
+                return len(state_dict[key])
+    return None
+
+
+def load_weights(model: DRNet, state_dict: Mapping[str, torch.Tensor]) -> None:
+    """Load weights for inference: the model's own, and all of them. A model without a classifier leaves theirs out.
 
     Args:
         model: The DRNet, changed in place.
         state_dict: Of a DRNet or its plain backbone.
-        num_classes: How many classes they have to be for, None for any number; 0 leaves the classifier out.
 
     Raises:
         ValueError: If the weights are those of another model, or for another number of classes.
     """
-    state_dict = dict(checkpoint_filter_fn(state_dict, model))
-    cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]  # timm's attribute
-    names = cfg.get('classifier') or ()
-    names = (names,) if isinstance(names, str) else names
-    for name in names if num_classes == 0 else ():
+    found = count_classes(state_dict, model)
+    if found is not None and model.num_classes not in (0, found):
+        raise ValueError(f'the weights are for {found} classes, not {model.num_classes}; leave the number out')
+    converted = dict(checkpoint_filter_fn(dict(state_dict), model))
+    for name in () if model.num_classes else _classifiers(model):
         for leaf in ('weight', 'bias'):
-            state_dict.pop(f'{name}.{leaf}', None)
-    heads = [state_dict[f'{name}.weight'] for name in names if f'{name}.weight' in state_dict]
-    found = next((head.shape[0] for head in heads if head.ndim), None)
-    if found not in (None, model.num_classes):
-        if num_classes is not None:
-            raise ValueError(f'the weights are for {found} classes, not {num_classes}; leave the number out')
-        model.reset_classifier(found)
-    if misfit := _find_misfit(state_dict, model.state_dict()):
+            converted.pop(f'{name}.{leaf}', None)
+    if misfit := _find_misfit(converted, model.state_dict()):
         raise ValueError(f'{misfit}: the weights are those of another model, or it was created with other arguments')
-    model.load_state_dict(state_dict)
+    model.load_state_dict(converted)
 
 
 def check_finite(state_dict: Mapping[str, torch.Tensor]) -> None:
@@ -188,3 +197,10 @@ def _find_misfit(found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.T
     if unknown:
         return f'the model has no {unknown[0]}'
     return None
+
+
+def _classifiers(model: nn.Module) -> tuple[str, ...]:
+    """Names of a DRNet's classifiers, of which nearly every model has one."""
+    cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]  # timm's attribute
+    names = cfg.get('classifier') or ()
+    return (names,) if isinstance(names, str) else tuple(names)

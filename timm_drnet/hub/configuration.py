@@ -96,7 +96,7 @@ _MODEL_ARGS = {
     'global_pool': _TEXT,
     'in_chans': _CHANNELS,
     'num_classes': _CLASSES,
-    'predictor_size': _SIDE,
+    'predictor_size': _Rule(_whole(0, 8192), 'a whole number from 0 to 8192'),
     'pretrained_strict': _Rule(lambda value: value is True, 'left out, since a part of the model would stay random'),
     'resolutions': _Rule(_list(_SIDE.check), 'a list of whole numbers from 1 to 8192'),
 }
