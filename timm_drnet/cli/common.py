@@ -127,8 +127,9 @@ def load_model(
     except UserError:
         raise
     except Exception as error:  # timm's models check no argument, and these may come from a file or the command line
-        known = isinstance(error, RuntimeError | ValueError | TypeError | OSError | HTTPError)
-        reason = _first_line(error) if known else f'{type(error).__name__}: {_first_line(error)}'
+        reason = _first_line(error)
+        if not isinstance(error, RuntimeError | ValueError | TypeError | OSError | HTTPError):
+            reason = f'{type(error).__name__} ({reason}) where its arguments are used; check them'
         hint = f' Give trained weights with {option}.' if 'No pretrained weights' in str(error) else ''
         raise UserError(f'cannot create model {name!r}: {reason}{hint}') from error
     if not isinstance(model, DRNet):
