@@ -82,11 +82,9 @@ class DRNet(core.drnet.DRNet):
         """
         if self.args.router == 'cascade' and self.num_classes:
             check_images(x)
-            logits, choice, self.last_counts = climb(x, self.args.thresholds, self._run)
-            return logits, choice
+            return self._climb(x)
         choice = self.predict_resolution(x)
-        logits, self.last_counts = self._route(x, choice)
-        return logits, choice
+        return self._route(x, choice), choice
 
     def predict_resolution(self, x: torch.Tensor) -> torch.Tensor:
         """Choose a candidate for each image: the most probable in eval mode, a Gumbel draw in training.
@@ -193,6 +191,11 @@ class DRNet(core.drnet.DRNet):
     def __prepare_scriptable__(self) -> nn.Module:
         """What ``torch.jit.script`` sees."""
         return scriptable(self)
+
+    @eager
+    def _climb(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits, choice, self.last_counts = climb(x, self.args.thresholds, self._run)
+        return logits, choice
 
     @eager
     def _call(self, index: int, branch: nn.Module, x: torch.Tensor) -> torch.Tensor:

@@ -191,7 +191,7 @@ def test_feature_maps_and_foreign_norms_are_refused(make_tiny, tmp_path):
         if isinstance(module, nn.BatchNorm2d):
             module.track_running_stats, module.running_mean, module.running_var = False, None, None
     with pytest.raises(ExportError, match='branch_64 does not export: The norm .* has no running statistics'):
-        export_model(model, tmp_path / 'out', 'torch')
+        export_with_costs(model, tmp_path / 'out', (), 'torch')
 
 
 def test_labels_must_fit(make_tiny, tmp_path):

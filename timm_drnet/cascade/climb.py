@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from ..core.routing import eager
+
 Thresholds = tuple[float | None, ...]
 """One for each candidate but the largest, in the order of the resolutions."""
 
@@ -24,7 +26,7 @@ def confidence(logits: torch.Tensor) -> torch.Tensor:
     return logits.float().softmax(dim=1).amax(dim=1)
 
 
-@torch.compiler.disable(recursive=False)
+@eager
 def climb(
         x: torch.Tensor,
         thresholds: Sequence[float | None],

@@ -81,7 +81,7 @@ class DRNet(TimmInterface):
             Logits, (B, num_classes), or pooled embeddings without a classifier.
         """
         h, choice = self._choose(x)  # Eq. 1 and 2: (B, M) one-hot, and where it is 1, (B,)
-        logits, self.last_counts = self._route(x, choice)  # Eq. 3: each image with the norms of its resolution
+        logits = self._route(x, choice)  # Eq. 3: each image with the norms of its resolution
         if self.training:
             logits = self._weigh(logits, h, choice)  # Eq. 4
         return logits
@@ -121,7 +121,7 @@ class DRNet(TimmInterface):
         check_images(x)
         if isinstance(choice, int):
             return self._run(check_index(choice, len(self.resolutions)), x)
-        return self._route(x, check_choices(choice, x))[0]
+        return self._route(x, check_choices(choice, x))
 
     def predictor_scores(self, x: torch.Tensor) -> torch.Tensor:
         """What the predictor says of images, (B, in_chans, S, S), before the dial and without noise: (B, M).
@@ -178,8 +178,10 @@ class DRNet(TimmInterface):
         return branch(resize(x, self.resolutions[index]))  # type: ignore[no-any-return]
 
     @eager
-    def _route(self, x: torch.Tensor, choice: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
-        return route(x, choice, len(self.resolutions), self._run, on_all_ranks=self._norms_synchronize())
+    def _route(self, x: torch.Tensor, choice: torch.Tensor) -> torch.Tensor:
+        everywhere = self._norms_synchronize()
+        logits, self.last_counts = route(x, choice, len(self.resolutions), self._run, on_all_ranks=everywhere)
+        return logits
 
     def _weigh(self, logits: torch.Tensor, h: torch.Tensor, choice: torch.Tensor) -> torch.Tensor:
         """Logits times h_j, which is 1: its gradient is how the cross-entropy reaches the predictor (Eq. 4).
@@ -190,6 +192,7 @@ class DRNet(TimmInterface):
         factor = h.gather(1, choice[:, None]) + self._idle_norms()
         return (logits * factor).to(logits.dtype)
 
+    @eager
     def _idle_norms(self) -> torch.Tensor | float:
         """Zero, from the norms of candidates that no image chose: distributed training needs a gradient for them.
 

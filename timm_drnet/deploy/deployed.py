@@ -271,7 +271,7 @@ def deploy(model: DRNet, micro_batch: int | None = None, share_weights: bool = F
 
 def _fold(model: DRNet, share_weights: bool, images: Callable[[int, int], torch.Tensor]) -> DeployedDRNet:
     """Fold the predictor and all branches, and make sure that nothing else has changed."""
-    memo: dict[int, Any] = {}
+    memo: dict[Any, Any] = {}
 
     def fold(module: nn.Module, size: int, into_convs: bool = True) -> nn.Module:
         folded = fold_norms(module, into_convs, memo)

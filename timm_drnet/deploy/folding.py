@@ -43,7 +43,7 @@ class ChannelAffine(nn.Module):
         return torch.addcmul(self.shift, x, self.scale, out=x if self.inplace else torch.empty_like(x))
 
 
-def fold_norms(module: nn.Module, into_convs: bool = True, memo: dict[int, Any] | None = None) -> fx.GraphModule:
+def fold_norms(module: nn.Module, into_convs: bool = True, memo: dict[Any, Any] | None = None) -> fx.GraphModule:
     """Copy a module for inference, with every norm that directly follows a convolution folded into it.
 
     Blocks that timm can reparameterize, such as those of RepVGG, become single convolutions first. The module does not
@@ -66,7 +66,8 @@ def fold_norms(module: nn.Module, into_convs: bool = True, memo: dict[int, Any] 
             raise ValueError(
                 f'The norm {name!r} has no running statistics: the result for an image depends on the others of its'
                 ' batch. Use track_running_stats=True.')
-    copied = copy.deepcopy(plain_view(module), memo)
+    memo = {} if memo is None else memo
+    copied = copy.deepcopy(plain_view(module, memo), memo)  # of both kinds of copies, and their keys differ
     if hasattr(copied, 'set_grad_checkpointing'):  # it is no part of inference, and fx cannot see through it
         copied.set_grad_checkpointing(False)  # type: ignore[operator]
     if into_convs:

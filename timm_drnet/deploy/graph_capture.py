@@ -14,14 +14,14 @@ from .priced_predictor import priced_predictor
 
 
 def refuse_tracing() -> None:
-    """Refuse ``torch.jit.trace``, which would freeze the routing of its example without a word.
+    """Refuse ``torch.jit.trace`` and ``torch.export``, which would freeze the routing of their example.
 
     Raises:
-        RuntimeError: If it is at work. timm's onnx_export.py uses it, too.
+        RuntimeError: If one of them is at work. timm's onnx_export.py uses them, too.
     """
-    if is_tracing():
+    if is_tracing() or torch.compiler.is_exporting():
         raise RuntimeError(
-            'torch.jit.trace and exporters built on it would run every later image at the resolutions of the example.'
+            'torch.jit.trace and torch.export would run every later image at the resolutions of the example.'
             ' Use timm-drnet export, torch.jit.script(model), or trace model.branch(j), which does not route.')
 
 

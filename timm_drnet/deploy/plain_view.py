@@ -4,26 +4,27 @@ Counting and folding look at a model without changing it. A pruned weight, or on
 anew at each access, so it can be neither copied nor folded; a view holds what it is at the moment.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn.utils import parametrize, prune
 
 
-def plain_view(module: nn.Module) -> nn.Module:
-    """View a module in eval mode. It shares all parameters and buffers, and has no hooks of pruning.
+def plain_view(module: nn.Module, made: dict[Any, Any] | None = None) -> nn.Module:
+    """View a module in eval mode. It shares all parameters and buffers, has no hooks of pruning, and is not compiled.
 
     Args:
         module: Any module; neither its mode nor anything else in it changes.
+        made: Filled with the views, by what they are views of: views made with the same one have in common what their
+            modules have.
 
     Returns:
         Shallow copies of it and of all modules in it.
     """
-    return _view(module, {})
-
-
-def _view(module: nn.Module, made: dict[nn.Module, nn.Module]) -> nn.Module:
+    made = {} if made is None else made
     if module in made:
-        return made[module]
+        return made[module]  # type: ignore[no-any-return]
     computed = _computed_weights(module)
     parametrized = parametrize.is_parametrized(module)
     kind = type(module).__bases__[0] if parametrized else type(module)  # each such module has a class of its own
@@ -31,10 +32,11 @@ def _view(module: nn.Module, made: dict[nn.Module, nn.Module]) -> nn.Module:
     made[module] = view
     vars(view).update(vars(module))
     vars(view).update(
-        training=False, _parameters=dict(module._parameters), _buffers=dict(module._buffers), _modules={})
+        training=False, _compiled_call_impl=None, _parameters=dict(module._parameters),
+        _buffers=dict(module._buffers), _modules={})
     for name, child in module._modules.items():
         if child is None or not (parametrized and name == 'parametrizations'):
-            view._modules[name] = None if child is None else _view(child, made)
+            view._modules[name] = None if child is None else plain_view(child, made)
     if computed:
         vars(view)['_forward_pre_hooks'] = type(module._forward_pre_hooks)(
             (key, hook) for key, hook in module._forward_pre_hooks.items()
