@@ -26,7 +26,8 @@ ROOMS = (
     ('data',),
     ('deploy',),
     ('cost',),
-    ('model', 'train', 'evaluate', 'bulk'),
+    ('model',),
+    ('train', 'evaluate', 'bulk'),
     ('hub', 'analysis'),
     ('cli',),
     ('',),  # the package itself, which re-exports the public surface

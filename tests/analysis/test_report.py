@@ -21,6 +21,7 @@ import pytest
 import torch
 from jinja2 import UndefinedError
 from PIL import Image
+from timm_drnet.analysis.verdict import Comparison, Curve, CurvePoint, Verdict
 from torchvision.datasets import ImageFolder
 
 from timm_drnet.analysis import choices as module
@@ -29,12 +30,13 @@ from timm_drnet.analysis import page as page_module
 from timm_drnet.analysis.charts import Chart, Series, ticks
 from timm_drnet.analysis.choices import score_answers
 from timm_drnet.analysis.report import write_report
-from timm_drnet.analysis.verdict import Comparison, Curve, CurvePoint, Verdict
 from timm_drnet.cost.flops import CostRow
 from timm_drnet.data.datasets import open_labelled_images
 from timm_drnet.data.labelled import LabelledImages, make_loader
+from timm_drnet.evaluate import curve as curve_module
 from timm_drnet.evaluate import validation
 from timm_drnet.evaluate.answers import Answers
+from timm_drnet.evaluate.curve import Curve
 
 SIDES, BACKBONE, PREDICTOR = (96, 64, 32), (100, 60, 20), 5
 CLASSES = ('cat & <b>dog</b>', '"><script>alert(1)</script>', "o'hare")
@@ -88,21 +90,27 @@ def costs(monkeypatch):
     rows = tuple(
         CostRow(side, flops * 10 ** 9, PREDICTOR * 10 ** 9, (flops + PREDICTOR) * 10 ** 9, flops / BACKBONE[0])
         for side, flops in zip(SIDES, BACKBONE, strict=True))
-    for user in (module, validation):
+    for user in (module, validation, curve_module):
         monkeypatch.setattr(user, 'cost_table', lambda model: rows)
 
 
-def make_analysis(number, choices=None, seed=0):
+def make_model(sides=SIDES, **args):
+    return SimpleNamespace(
+        args=DRNetArgs(resolutions=sides, **args), resolutions=sides, num_classes=3, prices=(0,) * len(sides))
+
+
+def make_analysis(number, choices=None, seed=0, **args):
     """An analysis with numbers drawn at random; every third image has each label."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(number) % 3
     right = torch.rand(number, 3, generator=generator) < 0.6
     probabilities = torch.rand(number, 3, generator=generator, dtype=torch.float64).softmax(dim=1)
-    choices = probabilities.argmax(dim=1) if choices is None else torch.tensor(choices)
-    predictions = torch.where(right, labels[:, None], (labels[:, None] + 1) % 3)
-    return score_answers(
-        SimpleNamespace(stage='joint', num_classes=3),
-        Answers(labels, choices, probabilities, predictions, torch.stack([right, torch.ones_like(right)], dim=2)))
+    if choices is not None:
+        probabilities = (probabilities / 10).scatter(1, torch.tensor(choices)[:, None], 0.9)
+    classes = (torch.where(right, labels[:, None], labels[:, None] + 1)[..., None] + torch.arange(3)) % 3
+    model, sure = make_model(**args), probabilities[..., None].expand(-1, -1, 3).float()
+    scores = probabilities.log().float() if model.args.uses_predictor else None
+    return score_answers(model, Answers(labels, scores, classes, sure))
 
 
 class Pictures:
@@ -242,7 +250,7 @@ def cells(page, label):
 
 def test_numbers_of_the_page(written):
     analysis, _, page, _ = written
-    validation, oracle, choices = analysis.validation, analysis.oracle, analysis.choices
+    validation, oracle, choices = analysis.validation, analysis.validation.oracle, analysis.choices
     figures = [one.text for one in page.of_class('dd', 'figure')]
     assert figures == [f'{value:.2f}\xa0%' for value in (
         validation.dynamic.top1, validation.resolutions[0].held.top1, oracle.top1, 100 * choices.agreement)]
@@ -251,8 +259,8 @@ def test_numbers_of_the_page(written):
         f'{validation.dynamic.top1:.2f} %', f'{validation.dynamic.gflops:.4f}',
         f'{100 * validation.dynamic.fraction:.1f} %']
     assert costs['Held at 64 px'][1:] == ['60.0000', '60.0 %']
-    assert costs['Oracle with predictor'] == [
-        f'{oracle.top1:.2f} %', f'{oracle.gflops_with_predictor:.4f}', f'{100 * oracle.fraction_with_predictor:.1f} %']
+    assert costs['Oracle with router'] == [
+        f'{oracle.top1:.2f} %', f'{oracle.gflops_with_router:.4f}', f'{100 * oracle.fraction_with_router:.1f} %']
     assert costs['Oracle'][1] == f'{oracle.gflops:.4f}'
     assert len(costs) == 7
     confusion = cells(page, 'Choices')
@@ -326,7 +334,7 @@ def test_summary(written):
     assert read == json.loads(json.dumps(summary))
     assert (read['amp'], read['limit'], read['images'], read['unreadable']) == (False, None, 12, [])
     assert read['dynamic']['top1'] == analysis.validation.dynamic.top1
-    assert read['oracle']['gflops'] == analysis.oracle.gflops
+    assert read['oracle']['gflops'] == analysis.validation.oracle.gflops
     assert read['choices']['outcomes']['too_small'] == analysis.choices.outcomes.too_small
     assert [one['count'] for one in read['calibration']['bins']] == [one.count for one in analysis.calibration.bins]
 
@@ -444,14 +452,13 @@ def test_models_with_one_and_with_many_resolutions(tmp_path, monkeypatch, number
     rows = tuple(
         CostRow(32 * (number - j), 10 ** 9 * (number - j), 10 ** 8, 10 ** 9 * (number - j) + 10 ** 8, 1 - j / number)
         for j in range(number))
-    for user in (module, validation):
+    for user in (module, validation, curve_module):
         monkeypatch.setattr(user, 'cost_table', lambda model: rows)
     right = torch.arange(8)[:, None].expand(8, number) % 2 == 0
-    answers = Answers(
-        torch.zeros(8, dtype=torch.int64), torch.arange(8) % number,
-        torch.full((8, number), 1 / number, dtype=torch.float64), torch.where(right, 0, 1),
-        torch.stack([right, right], dim=2))
-    analysis = score_answers(SimpleNamespace(stage='joint', num_classes=3), answers)
+    classes = torch.where(right, 0, 1)[..., None]
+    scores = torch.nn.functional.one_hot(torch.arange(8) % number, number).float()
+    answers = Answers(torch.zeros(8, dtype=torch.int64), scores, classes, torch.ones(classes.shape))
+    analysis = score_answers(make_model(tuple(row.resolution for row in rows)), answers)
     _, page, _ = write(tmp_path, analysis, LabelledImages(Pictures(8), 'RGB'))
     groups = [words(one) for one in page.find('h3') if re.fullmatch(r'\d+ px: \d images?', words(one))]
     sides = [32 * (j + 1) for j in range(number)]
@@ -565,27 +572,22 @@ def test_reliability_diagram(written):
     assert {str(one.count) for one in bins} <= set(svg.text.split())
 
 
-# Parts that need not be there.
-
-def test_verdict_and_curve(tmp_path, written):
-    _, plain_summary, plain_page, _ = written
-    assert not plain_summary.keys() & {'verdict', 'curve'}
-    assert not {'Does the router pay?', 'All budgets'} & {one.text for one in plain_page.find('h2')}
-    verdict = Verdict('It <pays>.', (
-        Comparison('the static line', 78.5, 2.51, 1.2, 3.8), Comparison('lots', 80.5, 0.5, -0.25, 1.25),
-        Comparison('the oracle', 90.0, -9.0, -10.0, -8.0)), ('One size takes "97 %".',))
+def test_verdict_and_curve(tmp_path):
+    verdict = Verdict(
+        'It <pays>.', Comparison('the static line', 78.5, 2.51, 1.2, 3.8), Comparison('lots', 80.5, 0.5, -0.25, 1.25),
+        ('One size takes "97 %".',))
     curve = Curve(
         (CurvePoint(40, 60.0), CurvePoint(60, 72.5), CurvePoint(90, 80.0)),
         (CurvePoint(30, 55.0, '32 px'), CurvePoint(100, 80.5, '<96> px')))
-    analysis = dataclasses.replace(make_analysis(12), verdict=verdict, curve=curve)
-    (tmp_path / 'more').mkdir()
-    summary, page, out = write(tmp_path / 'more', analysis, read_all(LabelledImages(Pictures(12), 'RGB')))
+    analysis = make_analysis(12)
+    analysis = dataclasses.replace(
+        analysis, validation=dataclasses.replace(analysis.validation, verdict=verdict), curve=curve)
+    summary, page, out = write(tmp_path, analysis, read_all(LabelledImages(Pictures(12), 'RGB')))
     assert [words(one) for one in page.of_class('div', 'notice')] == ['Warning: One size takes "97 %".']
     shown = [words(one).replace('\u2212', '-') for one in page.find('li') if 'Interval' in one.text]
     assert shown == [
         '+2.51 points against the static line, 78.50 % right. Interval +1.20 to +3.80: the model is better.',
-        '+0.50 points against lots, 80.50 % right. Interval -0.25 to +1.25: no difference that these images can show.',
-        '-9.00 points against the oracle, 90.00 % right. Interval -10.00 to -8.00: the model is worse.']
+        '+0.50 points against lots, 80.50 % right. Interval -0.25 to +1.25: no difference that these images can show.']
     assert 'It <pays>.' in [one.text for one in page.find('strong')]
     assert cells(page, 'All budgets')[1:] == [
         ['Static line 32 px', '55.00 %', '30.0000'], ['Static line <96> px', '80.50 %', '100.0000'],
@@ -593,7 +595,17 @@ def test_verdict_and_curve(tmp_path, written):
     assert len(numbers(page.of_class('polyline', 'budgets')[0].attrs['points'])) == 2 * 3
     assert {'32 px', '<96> px'} <= {one.text for one in page.of_class('text', 'label')}
     assert summary['curve']['static'][1] == {'gflops': 100, 'top1': 80.5, 'name': '<96> px'}
-    assert json.loads((out / 'summary.json').read_text())['verdict']['comparisons'][0]['low'] == 1.2
+    assert json.loads((out / 'summary.json').read_text())['verdict']['static']['low'] == 1.2
+
+
+def test_page_of_a_cascade(tmp_path):
+    analysis = make_analysis(12, router='cascade', thresholds=(0.3, 0.35))
+    _, page, _ = write(tmp_path, analysis, read_all(LabelledImages(Pictures(12), 'RGB')))
+    assert analysis.validation.router == 'cascade'
+    assert 'How sure the answers are' in [one.text for one in page.find('h2')]
+    assert 'predictor' not in page.text.lower()
+    assert len(cells(page, 'All budgets')) == 1 + len(analysis.curve.budgets) + len(analysis.curve.static)
+
 
 
 def test_template_that_misses_something_says_so():

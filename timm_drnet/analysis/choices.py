@@ -1,9 +1,4 @@
-"""Analysis: the choices of a resolution predictor, image by image, held against those of an oracle.
-
-The oracle knows the labels. For each image it takes the smallest resolution at which the classification is right, as
-Figure 1 of the paper has it, and the smallest of all for an image that is right at none, as no size helps. No router
-for this backbone is right more often, and none that is right as often costs less.
-"""
+"""Analysis: the choices of a router, image by image, held against those of an oracle that knows the labels."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,10 +7,11 @@ import torch
 
 from ..core.drnet import DRNet
 from ..cost.flops import CostRow, cost_table
-from ..evaluate.answers import Answers, collect_answers
+from ..evaluate.answers import Answers, choose, collect_answers
+from ..evaluate.curve import Curve, all_budgets
+from ..evaluate.oracle import smallest_right
 from ..evaluate.validation import Validation, summarize
 from .calibration import Calibration, calibrate
-from .verdict import Curve, Verdict
 
 
 @dataclass(frozen=True)
@@ -29,33 +25,13 @@ class ImageAnalysis:
     right: tuple[bool, ...]
     """Whether that is the label."""
     probabilities: tuple[float, ...]
-    """The predictor's, of each resolution."""
+    """The predictor's, of each resolution; in a cascade the confidence of the answer at each."""
     choice: int
     """Index of the resolution that the model chose."""
     oracle: int | None
     """Index of the smallest resolution at which the classification is right; None if it is right at none."""
     outcome: str
     """One of the names of `Outcomes`."""
-
-
-@dataclass(frozen=True)
-class Oracle:
-    """What the best choices would give."""
-
-    top1: float
-    """Per cent of the images that are classified correctly at one resolution or another."""
-    gflops: float
-    """Average per image in GFLOPs (multiply-accumulates), without predictor."""
-    fraction: float
-    """The same as a fraction of the backbone's at the largest resolution."""
-    gflops_with_predictor: float
-    """Average per image, predictor included."""
-    fraction_with_predictor: float
-    """The same as a fraction of the backbone's at the largest resolution."""
-    images: tuple[int, ...]
-    """Images by the smallest resolution at which they are right, largest first."""
-    none_right: int
-    """Images that are right at no resolution."""
 
 
 @dataclass(frozen=True)
@@ -76,15 +52,15 @@ class Outcomes:
 
 @dataclass(frozen=True)
 class Choices:
-    """The predictor's choices against the oracle's."""
+    """The router's choices against the oracle's."""
 
     confusion: tuple[tuple[int, ...], ...]
-    """Images by the oracle's choice, a row for each resolution and a last one for right at none, and by the predictor's
+    """Images by the oracle's choice, a row for each resolution and a last one for right at none, and by the router's
     choice, a column for each resolution."""
     agreement: float
     """Fraction of the images on which both spend the same."""
     agreement_by_chance: float
-    """The same if the predictor's choices were dealt out to the images at random: its average."""
+    """The same if the router's choices were dealt out to the images at random: its average."""
     right_when_possible: float | None
     """Fraction classified correctly of the images that are right at some resolution; None if there are none."""
     outcomes: Outcomes
@@ -106,7 +82,7 @@ class ClassAnalysis:
     shares: tuple[float, ...]
     """Fraction of its images that the model runs at each resolution, largest first."""
     gflops: float
-    """Average per image in GFLOPs, predictor included."""
+    """Average per image in GFLOPs, everything paid for."""
 
 
 @dataclass(frozen=True)
@@ -114,21 +90,18 @@ class Analysis:
     """What `analyze` found."""
 
     validation: Validation
-    """The model as it is used, held at each resolution, and beside a random router."""
-    oracle: Oracle
-    """The upper bound."""
+    """The model as it is used, beside what can be had without a router, and beside the oracle."""
     choices: Choices
-    """The predictor against the oracle."""
+    """The router against the oracle."""
     calibration: Calibration
-    """Of the predictor's probabilities."""
+    """Of the predictor's probabilities, against the oracle's choices; in a cascade of the confidence of its answers,
+    against what is right."""
+    curve: Curve
+    """The model at all budgets."""
     classes: tuple[ClassAnalysis, ...]
     """Those that have images, in the order of their labels."""
     images: tuple[ImageAnalysis, ...]
     """In the order of the batches."""
-    verdict: Verdict | None = None
-    """Whether the router pays; None if that was not measured."""
-    curve: Curve | None = None
-    """The model at all budgets; None if that was not measured."""
 
 
 def analyze(
@@ -140,19 +113,37 @@ def analyze(
     """Hold a DRNet's choices of resolutions against the best ones that its backbone allows.
 
     Args:
-        model: A DRNet in the joint stage, on the device to use. It is put in eval mode for it.
+        model: A DRNet with a router in use, on the device to use. It is put in eval mode for it.
         batches: Images, (B, C, S, S), and their labels, (B,) integers, on any device.
         amp: Whether to run under autocast to bfloat16.
-        seed: Of the random router.
+        seed: Of the bootstrap.
 
     Returns:
         The analysis.
 
     Raises:
-        ValueError: If the predictor is not in use, the model has no classifier, an output is not finite, or there is no
-            image or no such label.
+        ValueError: If no router is in use, the model has no classifier, an output is not finite, or there is no image
+            or no such label.
     """
+    check_analyzable(model)
     return score_answers(model, collect_answers(model, batches, amp), seed)
+
+
+def check_analyzable(model: DRNet) -> None:
+    """Refuse a model that chooses no resolutions or knows no classes.
+
+    Args:
+        model: A DRNet.
+
+    Raises:
+        ValueError: If no router is in use, or the model has no classifier.
+    """
+    if not (model.args.uses_predictor or model.args.router == 'cascade'):
+        raise ValueError(
+            f'The model is of the {model.args.stage} stage, in which the predictor is not in use and there are no'
+            " choices to analyze: take a model of the joint stage (stage='joint').")
+    if model.num_classes < 1:
+        raise ValueError('The model has no classifier (num_classes=0), so there is nothing to analyze.')
 
 
 def score_answers(model: DRNet, answers: Answers, seed: int = 0) -> Analysis:
@@ -160,50 +151,40 @@ def score_answers(model: DRNet, answers: Answers, seed: int = 0) -> Analysis:
 
     Args:
         model: The DRNet.
-        answers: At least one image.
-        seed: Of the random router.
+        answers: Of at least one image, with labels.
+        seed: Of the bootstrap.
 
     Returns:
         The analysis.
+
+    Raises:
+        ValueError: If the images have no labels.
     """
+    validation = summarize(model, answers, seed)  # which refuses answers without labels
+    assert answers.labels is not None
     rows = cost_table(model)
-    right = answers.hits[..., 0]
-    routed = answers.hits[torch.arange(len(right)), answers.choices]
-    needed = _smallest_right(right)
+    choices, right = choose(model, answers), answers.hits[..., 0]
+    at_choice = right.gather(1, choices[:, None])[:, 0]
+    needed = smallest_right(right)
     spent = needed.clamp(max=len(rows) - 1)  # the smallest where none is right
-    outcomes = _outcomes(right, answers.choices)
+    outcomes = _outcomes(right, choices)
+    if answers.scores is None:
+        probabilities, came_true = answers.probabilities[..., 0].double(), at_choice
+    else:
+        probabilities, came_true = answers.scores.double().softmax(dim=1), choices == spent
     return Analysis(
-        validation=summarize(model, answers.choices, routed, answers.hits, seed),
-        oracle=_oracle(rows, needed, spent),
-        choices=_compare(answers.choices, needed, spent, right, outcomes),
-        calibration=calibrate(
-            answers.probabilities.gather(1, answers.choices[:, None])[:, 0], answers.choices == spent),
-        classes=_classes(rows, answers, routed[:, 0]),
+        validation=validation,
+        choices=_compare(choices, needed, spent, right, outcomes),
+        calibration=calibrate(probabilities.gather(1, choices[:, None])[:, 0], came_true),
+        curve=Curve(all_budgets(model, answers), validation.static_line),
+        classes=_classes(rows, answers.labels, choices, right),
         images=tuple(
-            ImageAnalysis(label, tuple(predictions), tuple(hits), tuple(probabilities), choice,
+            ImageAnalysis(label, tuple(classes), tuple(hits), tuple(each), choice,
                           None if oracle == len(rows) else oracle, outcome)
-            for label, predictions, hits, probabilities, choice, oracle, outcome in zip(
-                answers.labels.tolist(), answers.predictions.tolist(), right.tolist(), answers.probabilities.tolist(),
-                answers.choices.tolist(), needed.tolist(), outcomes, strict=True)),
+            for label, classes, hits, each, choice, oracle, outcome in zip(
+                answers.labels.tolist(), answers.classes[..., 0].tolist(), right.tolist(), probabilities.tolist(),
+                choices.tolist(), needed.tolist(), outcomes, strict=True)),
     )
-
-
-def _smallest_right(right: torch.Tensor) -> torch.Tensor:
-    """Index of the smallest resolution that is right, (N,); M where none is. The smallest resolution is the last."""
-    number = right.shape[1]
-    last = torch.where(right, torch.arange(number), -1).amax(dim=1)
-    return torch.where(last < 0, number, last)
-
-
-def _oracle(rows: Sequence[CostRow], needed: torch.Tensor, spent: torch.Tensor) -> Oracle:
-    images = len(needed)
-    counts = torch.bincount(needed, minlength=len(rows) + 1).tolist()
-    backbone = sum(rows[j].backbone_flops * n for j, n in enumerate(torch.bincount(spent).tolist())) / images
-    total = backbone + rows[0].predictor_flops
-    largest = rows[0].backbone_flops
-    return Oracle(
-        100 * (images - counts[-1]) / images, backbone / 1e9, backbone / largest, total / 1e9, total / largest,
-        tuple(counts[:-1]), counts[-1])
 
 
 def _outcomes(right: torch.Tensor, choices: torch.Tensor) -> list[str]:
@@ -240,15 +221,20 @@ def _compare(
     )
 
 
-def _classes(rows: Sequence[CostRow], answers: Answers, at_choice: torch.Tensor) -> tuple[ClassAnalysis, ...]:
+def _classes(
+        rows: Sequence[CostRow],
+        labels: torch.Tensor,
+        choices: torch.Tensor,
+        right: torch.Tensor,
+) -> tuple[ClassAnalysis, ...]:
     found = []
-    for label in answers.labels.unique().tolist():  # sorted
-        mine = answers.labels == label
-        counts = torch.bincount(answers.choices[mine], minlength=len(rows)).tolist()
+    for label in labels.unique().tolist():  # sorted
+        mine = labels == label
+        counts = torch.bincount(choices[mine], minlength=len(rows)).tolist()
         n = sum(counts)
         flops = sum(row.total_flops * count for row, count in zip(rows, counts, strict=True)) / n
         found.append(ClassAnalysis(
-            label, n, 100 * _mean(at_choice[mine]), 100 * _mean(answers.hits[mine, 0, 0]),
+            label, n, 100 * _mean(right[mine].gather(1, choices[mine, None])), 100 * _mean(right[mine, 0]),
             tuple(count / n for count in counts), flops / 1e9))
     return tuple(found)
 

@@ -67,15 +67,14 @@ class _Way(NamedTuple):
 
 
 def _ways(analysis: Analysis) -> list[_Way]:
-    validation, oracle = analysis.validation, analysis.oracle
+    validation, oracle = analysis.validation, analysis.validation.oracle
     dynamic, drawn = validation.dynamic, validation.random.mean
     return [
         _Way('Dynamic', 'star', dynamic.top1, dynamic.gflops, dynamic.fraction),
         *(_Way(f'Held at {row.resolution}\xa0px', 'circle', row.held.top1, row.held.gflops, row.held.fraction)
           for row in validation.resolutions),
-        _Way('Random router', 'square', drawn.top1, drawn.gflops, drawn.fraction, validation.random.std.top1),
-        _Way('Oracle with predictor', 'triangle', oracle.top1, oracle.gflops_with_predictor,
-             oracle.fraction_with_predictor),
+        _Way('Lots at the same shares', 'square', drawn.top1, drawn.gflops, drawn.fraction, validation.random.std.top1),
+        _Way('Oracle with router', 'triangle', oracle.top1, oracle.gflops_with_router, oracle.fraction_with_router),
         _Way('Oracle', 'open-triangle', oracle.top1, oracle.gflops, oracle.fraction),
     ]
 
@@ -90,9 +89,8 @@ def _cost_chart(ways: Sequence[_Way]) -> Chart:
     ], 'GFLOPs per image', 'images right, %')
 
 
-def _curve_chart(analysis: Analysis, dynamic: _Way) -> Chart | None:
-    if (curve := analysis.curve) is None:
-        return None
+def _curve_chart(analysis: Analysis, dynamic: _Way) -> Chart:
+    curve = analysis.curve
     return Chart([
         Series('Static line', 'circle', [(point.gflops, point.top1) for point in curve.static],
                [point.name for point in curve.static], joined=True),
@@ -105,7 +103,9 @@ def _reliability_chart(analysis: Analysis) -> Chart:
     points = [
         (100 * one.probability, 100 * one.frequency, f'{one.count:,}') for one in analysis.calibration.bins
         if one.probability is not None and one.frequency is not None]
+    event = 'answer is right' if analysis.validation.router == 'cascade' else 'choice is that of the oracle'
+    sure = 'answer' if analysis.validation.router == 'cascade' else 'chosen size'
     return Chart([
         Series('As often as it says', 'ideal', [(0, 0), (100, 100)], joined=True),
         Series('Images', 'dot', [(x, y) for x, y, _ in points], [count for _, _, count in points]),
-    ], 'probability of the chosen size, %', 'choice is that of the oracle, %', x_limit=100.0)
+    ], f'probability of the {sure}, %', f'{event}, %', x_limit=100.0)

@@ -88,11 +88,10 @@ def _thumbnails(
 
 def _summary(analysis: Analysis, images: LabelledImages, settings: Mapping[str, Any]) -> dict[str, Any]:
     """As ``timm-drnet validate`` has it, and more."""
-    parts = ('oracle', 'choices', 'calibration', 'verdict', 'curve')
     return {
         **settings,
         **dataclasses.asdict(analysis.validation),
-        **{name: dataclasses.asdict(part) for name in parts if (part := getattr(analysis, name)) is not None},
+        **{name: dataclasses.asdict(getattr(analysis, name)) for name in ('choices', 'calibration', 'curve')},
         'unreadable': [{'path': name, 'reason': reason} for name, reason in images.unreadable],
     }
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from ..analysis.choices import Analysis, analyze
+from ..analysis.choices import Analysis, analyze, check_analyzable
 from ..analysis.report import write_report
 from ..core.drnet import DRNet
 from ..data.datasets import open_labelled_images
@@ -18,7 +18,6 @@ from ..data.labels import class_labels
 from ..data.output_folder import check_output_folder
 from ..data.pixels import printable
 from ..data.reading import data_config
-from ..evaluate.answers import check_analyzable
 from .common import Subparsers, UserError, add_model_arguments, load_model, pick_device
 from .labelled_data import (
     add_data_arguments,
@@ -26,6 +25,7 @@ from .labelled_data import (
     describe_source,
     measured_how,
     tell_unreadable,
+    tell_verdict,
 )
 
 
@@ -61,7 +61,9 @@ def run(args: argparse.Namespace) -> int:
         loader = make_loader(images, config, args.batch_size, args.workers, device)
         with tqdm(loader, desc='analyze', unit='batch', leave=False, disable=None) as progress:
             analysis = analyze(model, images.batches(progress), args.amp, args.seed)
-        settings = {**measured_how(args, config), 'cost_weight': model.args.cost_weight}
+        cascade = model.args.router == 'cascade'
+        dial = {'thresholds': model.args.thresholds} if cascade else {'cost_weight': model.args.cost_weight}
+        settings = {**measured_how(args, config), **dial}
         summary = _write(args, analysis, images, _class_names(model, images), settings)
     except ValueError as error:
         raise UserError(str(error)) from error
@@ -97,7 +99,8 @@ def _class_names(model: DRNet, images: LabelledImages) -> Sequence[str]:
 
 
 def _table(args: argparse.Namespace, analysis: Analysis) -> str:
-    validation, oracle, choices = analysis.validation, analysis.oracle, analysis.choices
+    validation, choices = analysis.validation, analysis.choices
+    oracle, verdict = validation.oracle, validation.verdict
     largest = validation.resolutions[0]
 
     def line(name: str, top1: float, gflops: float, fraction: float) -> str:
@@ -108,11 +111,15 @@ def _table(args: argparse.Namespace, analysis: Analysis) -> str:
         f'{"":<31}{"top-1":>12}{"GFLOPs":>12}{"of largest":>14}',
         line('dynamic', validation.dynamic.top1, validation.dynamic.gflops, validation.dynamic.fraction),
         line(f'held at {largest.resolution} px', largest.held.top1, largest.held.gflops, largest.held.fraction),
-        line('random router', validation.random.mean.top1, validation.random.mean.gflops,
+        line('lots at the same shares', validation.random.mean.top1, validation.random.mean.gflops,
              validation.random.mean.fraction),
-        line('oracle, with the predictor', oracle.top1, oracle.gflops_with_predictor, oracle.fraction_with_predictor),
+        line('oracle, with the router', oracle.top1, oracle.gflops_with_router, oracle.fraction_with_router),
         line('oracle', oracle.top1, oracle.gflops, oracle.fraction),
     ]
+    if verdict is not None:
+        dynamic = validation.dynamic
+        lines.insert(4, line(
+            'static line at the same cost', verdict.static.top1, dynamic.gflops, dynamic.fraction))
     for name, number in (
             ('too small', choices.outcomes.too_small), ('needlessly large', choices.outcomes.needlessly_large),
             ('right at no resolution', oracle.none_right)):
@@ -120,5 +127,6 @@ def _table(args: argparse.Namespace, analysis: Analysis) -> str:
     lines.append(f'{"agreement with the oracle":<31}{100 * choices.agreement:>10.2f} %, by chance'
                  f' {100 * choices.agreement_by_chance:.2f} %')
     lines.append(f'{"calibration error":<31}{100 * analysis.calibration.ece:>10.2f} %')
+    lines += tell_verdict(verdict)
     lines.append(f'look at it: {printable(os.path.join(args.out, "index.html"))}')
     return '\n'.join(lines)

@@ -11,12 +11,12 @@ import timm
 import torch
 from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]  # the client's transport
 
-from ..core.drnet import DRNet
 from ..data.labels import read_names
 from ..data.pixels import printable
 from ..hub import zoo  # registers the models
 from ..hub.checkpoints import check_finite, count_classes, load_weights, read_weights
 from ..hub.configuration import check_fields, check_name
+from ..model import DRNet
 from ..train.resume import CheckpointError, check_checkpoint
 from ..train.training_run import TrainingRun, read_training_run
 

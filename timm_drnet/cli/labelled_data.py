@@ -2,9 +2,11 @@
 
 import argparse
 import os
+import textwrap
 from pathlib import Path
 from typing import Any
 
+from ..cost.verdict import Verdict
 from ..data.labelled import LabelledImages
 from .common import UserError, tell
 
@@ -29,7 +31,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         help='processes that read images (%(default)s)')
     add('--device', metavar='NAME', help='cpu, cuda, cuda:1, ... (the accelerator, if there is one)')
     add('--amp', action='store_true', help='autocast to bfloat16')
-    add('--seed', metavar='N', type=int, default=42, help='of the random router (%(default)s)')
+    add('--seed', metavar='N', type=int, default=42, help='of the bootstrap (%(default)s)')
 
 
 def check_data_arguments(args: argparse.Namespace) -> None:
@@ -90,3 +92,18 @@ def tell_unreadable(args: argparse.Namespace, images: LabelledImages, done: str)
         tell(args.command, f'... and {len(images.unreadable) - _NAMED} more')
     tell(args.command, f'{len(images.unreadable)} of {len(images)} images are unreadable and were not {done}')
     return 1
+
+
+def tell_verdict(verdict: Verdict | None) -> list[str]:
+    """Lines below a table: whether the router pays, and what must not be overlooked.
+
+    Args:
+        verdict: What was found, if there is a router.
+
+    Returns:
+        The lines.
+    """
+    if verdict is None:
+        return []
+    texts = [verdict.sentence, *(f'warning: {warning}' for warning in verdict.warnings)]
+    return [line for text in texts for line in textwrap.wrap(text, 100, subsequent_indent='  ')]

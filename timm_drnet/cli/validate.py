@@ -22,6 +22,7 @@ from .labelled_data import (
     describe_source,
     measured_how,
     tell_unreadable,
+    tell_verdict,
 )
 
 
@@ -30,8 +31,9 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
     parser = commands.add_parser(
         'validate', help='measure accuracy and FLOPs on labelled images',
         description='Measure accuracy and FLOPs on labelled images: of the model, of the same model held at each of'
-                    ' its resolutions, and of a router that gives the same shares of the resolutions to images drawn'
-                    ' at random. The exit code is 1 if an image was unreadable.')
+                    ' its resolutions, of the static line that joins these, of lots at the same shares of the'
+                    ' resolutions, and of an oracle; and say whether the router pays. The exit code is 1 if an image'
+                    ' was unreadable.')
     add_model_arguments(parser, positional=True)
     add = parser.add_argument
     add('data', metavar='DATA', help='a folder per class, or a folder with such a folder for the split')
@@ -98,18 +100,25 @@ def _table(model: str, source: str, result: Validation) -> str:
             f'{score.top1:.2f} ± {std.top1:.2f} %', f'{score.top5:.2f} ± {std.top5:.2f} %']
         return f'{name:<31}{cells[0]:>17}{cells[1]:>17}{score.gflops:>12.4f}{100 * score.fraction:>12.1f} %'
 
+    def top1_only(name: str, top1: float, gflops: float, fraction: float) -> str:
+        return f'{name:<31}{top1:15.2f} %{"":>17}{gflops:>12.4f}{100 * fraction:>12.1f} %'
+
     largest = result.resolutions[0].resolution
     width = len(str(largest))
     lines = [printable(f'{model} on {source}: {result.images:,} images, {result.num_classes:,} classes')]
-    if result.stage == 'pretrain':
+    if not result.routed:
         lines.append(f'pretrain stage: the resolution predictor is not in use, every image runs at {largest} px')
     lines.append(f'{"":<31}{"top-1":>17}{f"top-{result.k}":>17}{"GFLOPs":>12}{"of largest":>14}')
     lines.append(line('dynamic', result.dynamic))
-    routed = result.stage == 'joint'  # otherwise these rows would repeat the one above
-    for row in result.resolutions if routed else ():
+    for row in result.resolutions if result.routed else ():  # otherwise these rows would repeat the one above
         lines.append(line(f'  {row.resolution:>{width}} px, {100 * row.share:5.1f} % of images', row.routed))
     for row in result.resolutions:
         lines.append(line(f'held at {row.resolution:>{width}} px', row.held))
-    if routed:
-        lines.append(line(f'random router, mean of {len(result.random.draws)}', result.random.mean, result.random.std))
-    return '\n'.join(lines)
+    oracle, verdict = result.oracle, result.verdict
+    if verdict is not None:
+        lines.append(top1_only('static line at the same cost', verdict.static.top1, result.dynamic.gflops,
+                               result.dynamic.fraction))
+        lines.append(line('lots at the same shares', result.random.mean, result.random.std))
+    if result.routed:
+        lines.append(top1_only('oracle', oracle.top1, oracle.gflops_with_router, oracle.fraction_with_router))
+    return '\n'.join(lines + tell_verdict(verdict))

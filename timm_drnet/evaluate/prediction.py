@@ -8,10 +8,11 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from ..core.drnet import DRNet
 from ..cost.flops import cost_table
 from ..data.labels import labels_for
 from ..data.reading import Unreadable, image_loader, read_batches
+from ..deploy.eval_mode import evaluating
+from ..model import DRNet
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Prediction:
     resolution: int
     """Side in pixels at which the image was classified."""
     flops: int
-    """What was spent on it: the predictor, and the backbone at the resolution."""
+    """What was spent on it: the backbone at the resolution, and the predictor or the smaller rungs of a cascade."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,9 @@ class Predictions:
     unreadable: tuple[Unreadable, ...]
     """Files that were skipped."""
     costs: dict[int, int]
-    """FLOPs of one image at each candidate resolution, largest first: the predictor and the backbone."""
+    """FLOPs of one image at each candidate resolution, largest first, everything paid for."""
     plain_flops: int
-    """FLOPs of one image for the plain backbone: at the largest resolution, without a predictor."""
+    """FLOPs of one image for the plain backbone: at the largest resolution, without a router."""
 
     @property
     def flops(self) -> int:
@@ -94,32 +95,24 @@ def predict_images(
     if batch_size < 1:
         raise ValueError(f'Invalid batch_size {batch_size}: use at least 1.')
     rows = cost_table(model)
-    # In the pretrain stage the predictor does not run.
-    costs = [row.total_flops if model.args.stage == 'joint' else row.backbone_flops for row in rows]
     weight = next(model.parameters())
     images: list[Prediction] = []
     unreadable: list[Unreadable] = []
-
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         bar = tqdm(paths, desc='predict', unit='image', delay=1, leave=False, disable=None if progress else True)
         for batch in read_batches(bar, image_loader(model), batch_size, unreadable):
             x = torch.stack([image for _, image in batch]).to(weight.device, weight.dtype)
-            choice = model.predict_resolution(x)
-            scores = model.forward_at(x, choice).float().softmax(dim=1)
-            best = scores.topk(min(topk, model.num_classes), dim=1)
+            logits, choice = model.classify(x)
+            best = logits.float().softmax(dim=1).topk(min(topk, model.num_classes), dim=1)
             for (path, _), j, values, indices in zip(
                     batch, choice.tolist(), best.values.tolist(), best.indices.tolist(), strict=True):
                 if not math.isfinite(values[0]):
                     raise ValueError(f'The model gives scores for {path} that are not finite: its weights are damaged.')
                 images.append(Prediction(
-                    path, tuple(labels[i] for i in indices), tuple(values), rows[j].resolution, costs[j]))
-    finally:
-        model.train(was_training)
+                    path, tuple(labels[i] for i in indices), tuple(values), rows[j].resolution, rows[j].total_flops))
     return Predictions(
         tuple(images), tuple(unreadable),
-        {row.resolution: flops for row, flops in zip(rows, costs, strict=True)}, rows[0].backbone_flops)
+        {row.resolution: row.total_flops for row in rows}, rows[0].backbone_flops)
 
 
 def format_flops(flops: float, like: float | None = None) -> str:

@@ -1,12 +1,13 @@
 """Results: the JSON of ``timm-drnet validate``, read back for a model that it belongs to."""
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, is_dataclass
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from ..core.drnet import DRNet
 from ..cost.flops import cost_table
-from .validation import Accuracy, RandomScore, ResolutionScore, Score, Validation
+from .validation import Validation
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Results:
         """
         try:
             results = cls(
-                _read_validation(report), str(report['checkpoint'] or report['model']), str(report['split']),
+                _read(Validation, report), str(report['checkpoint'] or report['model']), str(report['split']),
                 None if report['limit'] is None else int(report['limit']), float(report['crop_pct']),
                 str(report['interpolation']), bool(report['amp']), len(report['unreadable']))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -60,7 +61,8 @@ class Results:
         for what, theirs, ours in (
                 ('classes', found.num_classes, model.num_classes),
                 ('resolutions', tuple(row.resolution for row in found.resolutions), model.resolutions),
-                ('stage', found.stage, model.args.stage)):
+                ('stage', found.stage, model.args.stage),
+                ('router', found.router, model.args.router)):
             if theirs != ours:
                 raise ValueError(f'measured on another model: {what} {theirs} and not {ours}')
         if not all(math.isclose(row.held.gflops, flops) for row, flops in zip(found.resolutions, wanted, strict=True)):
@@ -69,30 +71,19 @@ class Results:
             raise ValueError(f'measured on another model: GFLOPs {theirs} and not {ours}')
 
 
-def _read_validation(report: Any) -> Validation:
-    def number(value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise ValueError(f'Invalid number {value!r}.')
-        return value
-
-    def accuracy(values: Any) -> Accuracy:
-        return Accuracy(number(values['top1']), number(values['top5']))
-
-    def score(values: Any) -> Score:
-        return Score(*(number(values[key]) for key in ('top1', 'top5', 'gflops', 'fraction')))
-
-    return Validation(
-        images=int(number(report['images'])),
-        stage=str(report['stage']),
-        num_classes=int(number(report['num_classes'])),
-        k=int(number(report['k'])),
-        dynamic=score(report['dynamic']),
-        resolutions=tuple(
-            ResolutionScore(
-                int(number(row['resolution'])), int(number(row['images'])), number(row['share']),
-                score(row['routed']) if row['routed'] else None, score(row['held']))
-            for row in report['resolutions']),
-        random=RandomScore(
-            tuple(map(score, report['random']['draws'])), score(report['random']['mean']),
-            accuracy(report['random']['std'])),
-    )
+def _read(kind: Any, value: Any) -> Any:
+    """A value of a dataclass, or of what its fields are made of, from what JSON made of it."""
+    if is_dataclass(kind):
+        make: Any = kind
+        return make(**{name: _read(hint, value[name]) for name, hint in get_type_hints(kind).items()})
+    if get_origin(kind) is tuple:
+        if not isinstance(value, list):
+            raise TypeError(f'Invalid list {value!r}.')
+        return tuple(_read(get_args(kind)[0], one) for one in value)
+    if get_origin(kind) is UnionType:  # of the kind and None
+        return None if value is None else _read(get_args(kind)[0], value)
+    right = isinstance(value, str) if kind is str else (
+        isinstance(value, int if kind is int else int | float) and not isinstance(value, bool) and math.isfinite(value))
+    if not right:
+        raise TypeError(f'Invalid {kind.__name__} {value!r}.')
+    return kind(value)

@@ -1,19 +1,22 @@
-"""Validation: a DRNet beside itself held at each of its resolutions, and beside a router that draws lots.
+"""Validation: a DRNet beside what can be had without a router, and beside the best that a router could do.
 
-The two comparisons are what tells a predictor that has learned something from one that has not. They need no more
-than every image's answer at every resolution: in eval mode it does not depend on the other images of a batch.
+Without a router there are the model held at each of its resolutions, the static line through these, and lots at the
+router's own shares. They are what tells a router that knows something from one that does not. All of it is computed
+from every image's answer at every resolution.
 """
 
-import statistics
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from ..core.drnet import DRNet
 from ..cost.flops import cost_table
-
-_DRAWS = 3  # of the random router, as in Table 5
+from ..cost.static_line import CurvePoint, static_line
+from ..cost.verdict import Verdict, judge
+from .answers import Answers, choose, collect_answers
+from .oracle import Oracle, find_oracle, smallest_right
 
 
 @dataclass(frozen=True)
@@ -43,25 +46,23 @@ class ResolutionScore:
     resolution: int
     """Side of the image in pixels."""
     images: int
-    """Images that the model ran at this resolution."""
+    """Images that end at this resolution."""
     share: float
     """The same as a fraction of all images."""
     routed: Score | None
-    """Of those images, predictor included; None if there were none."""
+    """Of those images, everything paid for; None if there were none."""
     held: Score
-    """Of all images, with the model held at this resolution and no predictor."""
+    """Of all images, with the model held at this resolution and no router."""
 
 
 @dataclass(frozen=True)
 class RandomScore:
-    """A router that gives the measured shares of the resolutions to images drawn at random."""
+    """Lots: the measured shares of the resolutions, dealt out to the images at random."""
 
-    draws: tuple[Score, ...]
-    """One score per draw, without predictor."""
     mean: Score
-    """Over the draws."""
+    """Expected. It costs no predictor; in a cascade as much as the model, since all smaller rungs have run."""
     std: Accuracy
-    """Population standard deviation over the draws, which is what Table 5 gives."""
+    """Standard deviation of one deal, which is what Table 5 gives."""
 
 
 @dataclass(frozen=True)
@@ -71,20 +72,32 @@ class Validation:
     images: int
     """Images measured."""
     stage: str
-    """The model's stage; in ``pretrain`` the predictor is not in use and every image runs at the largest resolution."""
+    """The model's stage; in ``pretrain`` a predictor is not in use and every image runs at the largest resolution."""
+    router: str
+    """What chooses, ``predictor`` or ``cascade``."""
     num_classes: int
     """Number of logits."""
     k: int
     """The k of every ``top5``."""
     dynamic: Score
-    """The model as it is used: routed, predictor included."""
+    """The model as it is used: routed, everything paid for."""
     resolutions: tuple[ResolutionScore, ...]
     """Largest first."""
     random: RandomScore
-    """The same shares without a predictor's knowledge."""
+    """The same shares without a router's knowledge."""
+    oracle: Oracle
+    """What the best choices would give."""
+    static_line: tuple[CurvePoint, ...]
+    """The resolutions that make up the static line, the cheapest first."""
+    verdict: Verdict | None
+    """Whether the router pays; None if there is nothing to choose."""
+
+    @property
+    def routed(self) -> bool:
+        """Whether a router is in use."""
+        return self.router == 'cascade' or self.stage == 'joint'
 
 
-@torch.inference_mode()
 def validate(
         model: DRNet,
         batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
@@ -92,146 +105,91 @@ def validate(
         channels_last: bool = False,
         seed: int = 0,
 ) -> Validation:
-    """Measure a DRNet, itself held at each resolution, and a random router at the same shares.
+    """Measure a DRNet, beside itself without a router and beside an oracle.
 
-    The time taken says nothing about the model's speed: every image runs as it is routed and at each resolution.
+    The time taken says nothing about the model's speed: every image runs at each resolution.
 
     Args:
         model: A DRNet, on the device to use. It is put in eval mode for the measurement.
         batches: Images, (B, C, S, S), and their labels, (B,) integers, on any device.
         amp: Whether to run under autocast to bfloat16.
         channels_last: Whether to give the model images in that memory format.
-        seed: Of the random router.
+        seed: Of the bootstrap.
 
     Returns:
         The measurement.
 
     Raises:
-        ValueError: If the model has no classifier, its logits are not finite, or there is no image or no such label.
+        ValueError: If the model has no classifier, an output is not finite, or there is no image or no such label.
     """
-    if model.num_classes < 1:
-        raise ValueError('The model has no classifier (num_classes=0), so there is nothing to validate.')
-    was_training = model.training
-    model.eval()
-    try:
-        choices, routed, held = _run(model, batches, amp, channels_last)
-    finally:
-        model.train(was_training)
-    return summarize(model, choices, routed, held, seed)
+    return summarize(model, collect_answers(model, batches, amp, channels_last), seed)
 
 
-def _run(
-        model: DRNet,
-        batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
-        amp: bool,
-        channels_last: bool,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Choices (N,), routed hits (N, 2) and held hits (N, M, 2): N images, M candidates, top-1 and top-k."""
-    weight = next(model.parameters())
-    candidates = range(len(model.resolutions))
-    k = min(5, model.num_classes)
-    choices, routed, held = [], [], []
-    for images, target in batches:
-        check_labels(target, model.num_classes)
-        x = images.to(weight.device, weight.dtype)
-        if channels_last:
-            x = x.contiguous(memory_format=torch.channels_last)
-        target = target.to(weight.device)
-        with torch.autocast(weight.device.type, torch.bfloat16, enabled=amp):
-            routed.append(hits(model(x), target, k).cpu())
-            choices.append(model.predict_resolution(x).cpu())
-            held.append(torch.stack([hits(model.forward_at(x, j), target, k) for j in candidates], dim=1).cpu())
-    if not choices:
-        raise ValueError('There are no images to validate on.')
-    return torch.cat(choices), torch.cat(routed), torch.cat(held)
-
-
-def check_labels(target: torch.Tensor, num_classes: int) -> None:
-    """Refuse labels that are no classes.
-
-    Args:
-        target: The labels of a batch, (B,) integers.
-        num_classes: Of the model.
-
-    Raises:
-        ValueError: If one is out of range.
-    """
-    if len(target) and not 0 <= int(target.min()) <= int(target.max()) < num_classes:
-        raise ValueError(
-            f'The labels of a batch run from {int(target.min())} to {int(target.max())}, but the model has'
-            f' {num_classes} classes, counted from 0.')
-
-
-def hits(logits: torch.Tensor, target: torch.Tensor, k: int) -> torch.Tensor:
-    """Whether the label has the largest logit, and whether it is among the k largest.
-
-    Args:
-        logits: (B, num_classes).
-        target: The labels, (B,) integers.
-        k: At most num_classes.
-
-    Returns:
-        (B, 2) booleans.
-
-    Raises:
-        ValueError: If a logit is not finite.
-    """
-    if not logits.isfinite().all():
-        raise ValueError('The model gives logits that are not finite: its weights are damaged.')
-    top = logits.topk(k, dim=1).indices == target[:, None]
-    return torch.stack([top[:, 0], top.any(dim=1)], dim=1)
-
-
-def summarize(model: DRNet, choices: torch.Tensor, routed: torch.Tensor, held: torch.Tensor, seed: int) -> Validation:
-    """Count what was measured on N images at M candidates.
+def summarize(model: DRNet, answers: Answers, seed: int = 0) -> Validation:
+    """Count what is in the answers of a DRNet.
 
     Args:
         model: The DRNet.
-        choices: (N,) integers.
-        routed: `hits` of the model as it is used, (N, 2).
-        held: `hits` at each candidate, (N, M, 2).
-        seed: Of the random router.
+        answers: Of labelled images.
+        seed: Of the bootstrap.
 
     Returns:
         The measurement.
+
+    Raises:
+        ValueError: If the images have no labels.
     """
     rows = cost_table(model)
-    backbone = [row.backbone_flops for row in rows]
-    # In the pretrain stage the predictor does not run.
-    total = [row.total_flops for row in rows] if model.args.stage == 'joint' else backbone
-    images = len(choices)
+    backbone, total = [row.backbone_flops for row in rows], [row.total_flops for row in rows]
+    choices, hits = choose(model, answers), answers.hits
+    images = len(answers)
     counts = torch.bincount(choices, minlength=len(rows)).tolist()
+    routed = hits[torch.arange(images), choices]
 
     def score(found: torch.Tensor, flops: float) -> Score:
         top1, top5 = (100 * n / len(found) for n in found.sum(dim=0).tolist())
         return Score(top1, top5, flops / 1e9, flops / backbone[0])
 
-    def average(flops: list[int]) -> float:
-        return float(sum(n * f for n, f in zip(counts, flops, strict=True)) / images)
-
-    generator = torch.Generator().manual_seed(seed)
-    draws = []
-    for _ in range(_DRAWS):
-        drawn = choices[torch.randperm(images, generator=generator)]  # a permutation keeps the shares exactly
-        draws.append(score(held[torch.arange(images), drawn], average(backbone)))
-    top1, top5 = [d.top1 for d in draws], [d.top5 for d in draws]
+    resolutions = tuple(
+        ResolutionScore(
+            row.resolution, n, n / images,
+            routed=score(routed[choices == j], total[j]) if n else None,
+            held=score(hits[:, j], backbone[j]),
+        )
+        for j, (row, n) in enumerate(zip(rows, counts, strict=True)))
+    verdict = None
+    if len(rows) > 1 and (model.args.uses_predictor or model.args.router == 'cascade'):
+        verdict = judge(choices, hits[..., 0], backbone, total, model.resolutions, seed)
     return Validation(
         images=images,
         stage=model.args.stage,
+        router=model.args.router,
         num_classes=model.num_classes,
-        k=min(5, model.num_classes),
-        dynamic=score(routed, average(total)),
-        resolutions=tuple(
-            ResolutionScore(
-                row.resolution, n, n / images,
-                routed=score(routed[choices == j], total[j]) if n else None,
-                held=score(held[:, j], backbone[j]),
-            )
-            for j, (row, n) in enumerate(zip(rows, counts, strict=True))
-        ),
-        random=RandomScore(
-            draws=tuple(draws),
-            mean=Score(statistics.fmean(top1), statistics.fmean(top5), draws[0].gflops, draws[0].fraction),
-            std=Accuracy(statistics.pstdev(top1), statistics.pstdev(top5)),
-        ),
+        k=answers.classes.shape[2],
+        dynamic=score(routed, sum(n * f for n, f in zip(counts, total, strict=True)) / images),
+        resolutions=resolutions,
+        random=_deal(hits, counts, backbone if model.args.router == 'predictor' else total, backbone[0]),
+        oracle=find_oracle(rows, smallest_right(hits[..., 0])),
+        static_line=static_line([
+            CurvePoint(row.held.gflops, row.held.top1, f'{row.resolution} px') for row in resolutions]),
+        verdict=verdict,
     )
+
+
+def _deal(hits: torch.Tensor, counts: Sequence[int], flops: Sequence[int], largest: int) -> RandomScore:
+    """Mean and standard deviation over all ways to deal so many images to each resolution.
+
+    What an image is right by at a resolution, beyond the mean over its own deals and over all images there, adds to the
+    variance (Hoeffding, `A Combinatorial Central Limit Theorem`, 1951).
+    """
+    images = len(hits)
+    shares = torch.tensor(counts, dtype=torch.float64) / images
+    right = hits.double()  # (N, M, 2)
+    means = torch.einsum('j,njk->nk', shares, right)
+    beyond = right - means[:, None] - right.mean(dim=0) + means.mean(dim=0)
+    variance = torch.einsum('j,njk->k', shares, beyond ** 2) * images / max(images - 1, 1)
+    top1, top5 = (100 * means.mean(dim=0)).tolist()
+    spent = sum(n * f for n, f in zip(counts, flops, strict=True)) / images
+    return RandomScore(
+        Score(top1, top5, spent / 1e9, spent / largest),
+        Accuracy(*(100 * math.sqrt(v) / images for v in variance.tolist())))

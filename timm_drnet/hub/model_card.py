@@ -7,6 +7,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.utils import yaml_dump  # type: ignore[attr-defined]  # handed on, but not listed
 from timm.data import resolve_input_data_config
 
+from ..cascade.climb import rungs
 from ..core.drnet import DRNet
 from ..cost.flops import cost_table
 from ..evaluate.results import Results
@@ -111,6 +112,10 @@ def _introduction(model: DRNet) -> str:
     plugin = ('It is a model for [timm](https://github.com/huggingface/pytorch-image-models) with the plugin'
               ' `timm-drnet`.')
     start = f'A [Dynamic Resolution Network]({_PAPER}) around `{_backbone(model)}`, for {model.num_classes:,} classes.'
+    if model.args.router == 'cascade':
+        ran = [f'{model.resolutions[j]}' for j in rungs(model.args.thresholds)]
+        return (f'{start} It is a cascade: the backbone sees each image at {" px, then at ".join(ran)} px, and stops at'
+                f' the first answer that is sure enough. {plugin}')
     if model.args.stage == 'pretrain':
         return (f'{start} **It is a model of the pretrain stage and not dynamic:** its backbone was trained at'
                 f' {_sizes(model, "and")} px, its resolution predictor was not, and every image runs at'
@@ -194,17 +199,25 @@ def _accuracy(
         f'{", in bfloat16" if results.amp else ""} (`{command}`)'
         f'{f"; {results.unreadable} more could not be read" if results.unreadable else ""}:']
     rows = []
-    if found.stage == 'joint':
-        rows.append(['**dynamic: each image at its predicted resolution**', *_cells(found, found.dynamic)])
+    cascade = found.router == 'cascade'
+    if found.routed:
+        how = 'where its answer is sure enough' if cascade else 'at its predicted resolution'
+        rows.append([f'**dynamic: each image {how}**', *_cells(found, found.dynamic)])
         rows += [
             [f'of these {row.images:,} ({100 * row.share:.1f} %) at {row.resolution} px', *_cells(found, row.routed)]
             for row in found.resolutions]
-    rows += [[f'held at {row.resolution} px, without predictor', *_cells(found, row.held)] for row in found.resolutions]
-    if found.stage == 'joint':
-        rows.append([
-            f'a random router at the same shares, mean of {len(found.random.draws)}',
-            *_cells(found, found.random.mean, found.random.std)])
+    without = '' if cascade else ', without predictor'
+    rows += [[f'held at {row.resolution} px{without}', *_cells(found, row.held)] for row in found.resolutions]
+    if found.verdict is not None:
+        cells = _cells(found, found.dynamic)
+        top1 = f'{found.verdict.static.top1:.2f} %'
+        rows.append(['static line at the same cost', top1, *['-'] * (len(cells) - 3), *cells[-2:]])
+        rows.append(['lots at the same shares', *_cells(found, found.random.mean, found.random.std)])
     lines.append(_table(('', *_accuracies(found), 'GFLOPs per image', f'of the backbone at {size} px'), rows))
+    if found.verdict is not None:
+        lines.append(
+            f'{found.verdict.sentence} The static line joins the model held at each resolution, and needs no router.')
+        lines += [f'**Warning:** {warning}' for warning in found.verdict.warnings]
     if results.interpolation != prepared['interpolation']:
         lines.append(f'The configuration says {prepared["interpolation"]}; the measurement was made otherwise.')
     return '## Accuracy\n\n' + '\n\n'.join(lines)
@@ -307,14 +320,11 @@ def _limits(model: DRNet, results: Results | None) -> str:
     classifier: Any = None if model.predictor is None else model.predictor.get_classifier()  # type: ignore[operator]
     if model.args.uses_predictor and not classifier.weight.any():
         lines.append(f'The predictor is not trained: it chooses {model.resolutions[0]} px for every image.')
-    if results is not None and results.validation.stage == 'joint':
+    if results is not None and results.validation.routed:
         found = results.validation
         idle = [str(row.resolution) for row in found.resolutions if row.images == 0]
         if idle:
             lines.append(f'No image of the measurement was run at {" or ".join(idle)} px.')
-        mean, std = found.random.mean.top1, found.random.std.top1
-        if found.dynamic.top1 <= mean + std and sum(row.images > 0 for row in found.resolutions) > 1:
-            lines.append('In the measurement the predictor was not better than drawing lots at the same shares.')
     return '## Limits\n\n' + '\n'.join(f'- {line}' for line in lines)
 
 

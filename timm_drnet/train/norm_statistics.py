@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..core.drnet import DRNet
 from ..core.norm import ResolutionAwareNorm
+from ..deploy.eval_mode import evaluating
 
 
 @torch.no_grad()
@@ -70,15 +71,14 @@ def _estimating(model: DRNet, candidates: Sequence[int]) -> Iterator[None]:
     norms = [
         norm.norms[j] for norm in model.backbone.modules() if isinstance(norm, ResolutionAwareNorm) for j in candidates]
     before = [(norm.momentum, {k: v.clone() for k, v in norm.named_buffers()}) for norm in norms]
-    was_training = model.training
-    model.eval()
     try:
-        for norm in norms:
-            assert isinstance(norm, _BatchNorm)
-            norm.reset_running_stats()
-            norm.momentum = None  # the plain average over all batches
-            norm.train()
-        yield
+        with evaluating(model):
+            for norm in norms:
+                assert isinstance(norm, _BatchNorm)
+                norm.reset_running_stats()
+                norm.momentum = None  # the plain average over all batches
+                norm.train()
+            yield
     except BaseException:
         for norm, (_, buffers) in zip(norms, before, strict=True):
             for name, value in norm.named_buffers():
@@ -87,4 +87,3 @@ def _estimating(model: DRNet, candidates: Sequence[int]) -> Iterator[None]:
     finally:
         for norm, (momentum, _) in zip(norms, before, strict=True):
             norm.momentum = momentum
-        model.train(was_training)

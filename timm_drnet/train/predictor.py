@@ -12,6 +12,7 @@ from torch import nn
 
 from ..core.drnet import DRNet
 from ..cost.costs import measure_costs
+from ..deploy.eval_mode import evaluating
 from .loss import expected_loss, flops_loss
 
 
@@ -52,20 +53,20 @@ def train_predictor(
     predictor = _predictor(model)
     costs = measure_costs(model).backbone
     before = {k: v.clone() for k, v in predictor.state_dict().items()}
-    was_training = model.training
     optimizer = torch.optim.AdamW(predictor.parameters(), lr, weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
     try:
-        for epoch in range(1, epochs + 1):
-            loss, shares = _train_epoch(model, batches, costs, optimizer)
-            schedule.step()
-            progress(epoch, loss, shares)
+        with evaluating(model):
+            predictor.train()
+            for epoch in range(1, epochs + 1):
+                loss, shares = _train_epoch(model, batches, costs, optimizer)
+                schedule.step()
+                progress(epoch, loss, shares)
     except BaseException:
         predictor.load_state_dict(before)
         raise
     finally:
         predictor.zero_grad(set_to_none=True)
-        model.train(was_training)
 
 
 def _train_epoch(
@@ -78,8 +79,6 @@ def _train_epoch(
     weight = next(model.parameters())
     counts = torch.zeros(len(costs), dtype=torch.int64)
     total = 0.0
-    model.eval()
-    _predictor(model).train()
     for images, target in batches:
         if len(images) < 2:
             continue  # no batch to take the statistics of norms from
