@@ -1,5 +1,6 @@
 """Tiny models and independent plain ones, shared by the tests of the core."""
 
+import dataclasses
 import os
 import re
 
@@ -91,6 +92,25 @@ def spread_choices():
         return wanted
 
     return spread_choices
+
+
+@pytest.fixture
+def make_cascade(make_tiny, shake, images):
+    """Function that creates a tiny cascade in eval mode that stops a third of ``images(30)`` at each resolution."""
+
+    def make(**kwargs):
+        x, model = images(30), shake(make_tiny(router='cascade', **kwargs)).eval()
+        with torch.no_grad():
+            model.get_classifier().weight.mul_(8)  # of random weights, answers would all be as unsure
+            logits = torch.cat([model.forward_at(x, j) for j in range(3)])
+            model.get_classifier().bias -= logits.mean(dim=0)  # nor alike
+            sure = [model.forward_at(x, j).softmax(dim=1).amax(dim=1) for j in range(3)]
+        low = float(sure[2].sort().values[19:21].mean())
+        middle = float(sure[1][sure[2] < low].sort().values[9:11].mean())
+        model.args = dataclasses.replace(model.args, thresholds=(middle, low))
+        return model
+
+    return make
 
 
 @pytest.fixture

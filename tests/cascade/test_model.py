@@ -18,18 +18,9 @@ RESOLUTIONS = (64, 48, 32)
 
 
 @pytest.fixture
-def cascade(make_tiny, shake, images):
+def cascade(make_cascade, images):
     """A cascade in eval mode that stops a third of these images at each resolution, and the images."""
-    x = images(30)
-    model = shake(make_tiny(router='cascade')).eval()
-    with torch.no_grad():
-        model.get_classifier().weight.mul_(8)  # of random weights, answers would all be as unsure
-        sure = [model.forward_at(x, j).softmax(dim=1).amax(dim=1) for j in range(3)]
-    low = float(sure[2].sort().values[19:21].mean())
-    going = sure[2] < low
-    middle = float(sure[1][going].sort().values[9:11].mean())
-    model.args = replace(model.args, thresholds=(middle, low))
-    return model, x
+    return make_cascade(), images(30)
 
 
 def stops_by_hand(model, x):

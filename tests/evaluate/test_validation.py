@@ -1,5 +1,9 @@
 """Validation, held against one image at a time and arithmetic by hand."""
 
+import dataclasses
+import itertools
+import statistics
+
 import pytest
 import torch
 from torch import nn
@@ -93,7 +97,16 @@ def test_numbers_are_those_of_one_image_at_a_time(num_classes, k, batch_size):
         assert row.held.gflops == pytest.approx(table[j].backbone_flops / 1e9)
         assert row.held.fraction == pytest.approx(table[j].fraction)
     by_lot = sum(table[choice].backbone_flops for choice in choices) / IMAGES / 1e9
-    assert [draw.gflops for draw in result.random.draws] == [pytest.approx(by_lot)] * 3
+    assert result.random.mean.gflops == pytest.approx(by_lot)
+    assert (result.router, result.routed) == ('predictor', True)
+    needed = [max([j for j in range(3) if held[j][i][0]], default=None) for i in range(IMAGES)]
+    assert result.oracle.top1 == percent([j is not None for j in needed])
+    spent = sum(table[2 if j is None else j].backbone_flops for j in needed) / IMAGES
+    assert result.oracle.gflops == pytest.approx(spent / 1e9)
+    assert result.oracle.gflops_with_router == pytest.approx((spent + table[0].predictor_flops) / 1e9)
+    assert {point.name for point in result.static_line} <= {'64 px', '48 px', '32 px'}
+    assert result.verdict.lots.difference == pytest.approx(result.dynamic.top1 - result.random.mean.top1)
+    assert result.verdict.lots.top1 == pytest.approx(result.random.mean.top1)
 
 
 def answer_where(model, monkeypatch, right):
@@ -117,34 +130,58 @@ def test_random_router_has_exactly_the_measured_shares(monkeypatch):
         result = validate(model, in_batches(x, target, 4))
         share = result.resolutions[only].share
         assert 0 < share < 1
-        assert [draw.top1 for draw in result.random.draws] == [pytest.approx(100 * share)] * 3
+        assert result.random.mean.top1 == pytest.approx(100 * share)
         assert result.random.std.top1 == pytest.approx(0, abs=1e-9)
 
 
-def test_random_router_knows_nothing_of_the_image(monkeypatch):
+def test_lots_are_the_mean_over_all_ways_to_deal(monkeypatch):
     model = make_model()
-    x, target = answer_where(model, monkeypatch, lambda x, j: model.predict_resolution(x) == j)
+    x, target = answer_where(model, monkeypatch, lambda x, j: (x[:, 0, 1, 1] > 0) | (model.predict_resolution(x) == j))
+    x, target = x[:6], target[:6]
     result = validate(model, in_batches(x, target, 4))
-    draws = torch.tensor([draw.top1 for draw in result.random.draws], dtype=torch.float64)
-    assert draws.max() < 100  # the predictor is right about every image
-    assert len(draws) == 3
-    assert len(set(draws.tolist())) > 1
-    assert result.random.mean.top1 == pytest.approx(draws.mean().item())
-    assert result.random.std.top1 == pytest.approx(draws.std(correction=0).item())
-    assert validate(model, in_batches(x, target, 4)).random == result.random
-    assert validate(model, in_batches(x, target, 4), seed=1).random.draws != result.random.draws
+    choices = model.predict_resolution(x).tolist()
+    right = [[bool(x[i, 0, 1, 1] > 0) or choices[i] == j for j in range(3)] for i in range(6)]
+    deals = [
+        100 * sum(right[i][j] for i, j in enumerate(deal)) / 6 for deal in itertools.permutations(choices)]
+    assert result.dynamic.top1 == 100  # the router is right about every image
+    assert result.random.mean.top1 == pytest.approx(statistics.fmean(deals))
+    assert result.random.std.top1 == pytest.approx(statistics.pstdev(deals))
+    assert 0 < result.random.std.top1
 
 
-def test_dynamic_row_is_of_the_routed_forward(monkeypatch):
-    model, x, target = make_model(), make_images(), make_target()
-    monkeypatch.setattr(type(model), 'forward', lambda self, x: nn.functional.one_hot(labels(x), 7).float())
+def test_predictor_and_branches_run_once(monkeypatch):
+    model, batches = make_model(), in_batches(make_images(), make_target(), 4)
+    timm_drnet.cost_table(model)  # which runs them as well
+    ran = []
+    for name, module in (('predictor', model.predictor), ('backbone', model.get_classifier())):
+        module.register_forward_pre_hook(lambda module, args, name=name: ran.extend([name] * len(args[0])))
+    validate(model, batches)
+    assert (ran.count('predictor'), ran.count('backbone')) == (IMAGES, 3 * IMAGES)
 
-    def labels(batch):
-        return torch.stack([target[(x == image).flatten(1).all(1)] for image in batch])[:, 0]
 
-    result = validate(model, in_batches(x, target, 4))
-    assert result.dynamic.top1 == 100
-    assert result.resolutions[0].held.top1 < 100
+def test_cascade_pays_for_every_rung(make_cascade, images):
+    model, x = make_cascade(), images(30)
+    with torch.no_grad():
+        choices = model.predict_resolution(x).tolist()
+        target = torch.where(torch.arange(30) % 4 > 0, model.forward_at(x, 0).argmax(dim=1), 0)
+        right = [[int(model.forward_at(x[i:i + 1], j).argmax() == target[i]) for j in range(3)] for i in range(30)]
+    assert sorted(set(choices)) == [0, 1, 2]
+    large, middle, small = (row.backbone_flops for row in timm_drnet.cost_table(model))
+    paid = [large + middle + small, middle + small, small]
+    result = validate(model, in_batches(x, target, 7))
+    assert (result.router, result.images) == ('cascade', 30)
+    assert [row.images for row in result.resolutions] == [choices.count(j) for j in range(3)]
+    assert result.dynamic.top1 == percent([right[i][j] for i, j in enumerate(choices)])
+    assert result.dynamic.gflops == pytest.approx(sum(paid[j] for j in choices) / 30 / 1e9)
+    assert [row.routed.gflops for row in result.resolutions] == [pytest.approx(flops / 1e9) for flops in paid]
+    assert [row.held.gflops for row in result.resolutions] == [
+        pytest.approx(flops / 1e9) for flops in (large, middle, small)]
+    assert result.random.mean.gflops == pytest.approx(result.dynamic.gflops)
+    assert result.oracle.gflops_with_router > result.oracle.gflops
+    model.args = dataclasses.replace(model.args, thresholds=(None, None))
+    result = validate(model, in_batches(x, target, 7))
+    assert result.dynamic == result.resolutions[0].held
+    assert result.verdict.warnings == ('100.0 % of the images take 64 px: hardly anything is routed.',)
 
 
 def test_pretrain_stage_runs_all_at_the_largest_without_predictor():
@@ -155,28 +192,20 @@ def test_pretrain_stage_runs_all_at_the_largest_without_predictor():
     assert result.dynamic.gflops == timm_drnet.cost_table(model)[0].backbone_flops / 1e9
     assert result.dynamic == result.resolutions[0].routed == result.resolutions[0].held == result.random.mean
     assert [row.routed for row in result.resolutions[1:]] == [None, None]
+    assert (result.routed, result.verdict) == (False, None)
     assert len({row.held for row in result.resolutions}) == 3
-
-
-@pytest.mark.parametrize('training', [True, False])
-def test_measures_in_eval_mode_and_gives_the_mode_back(training):
-    model, batches = make_model(), in_batches(make_images(), make_target(), 4)
-    expected = validate(model, batches)
-    state = {key: value.clone() for key, value in model.state_dict().items()}
-    model.train(training)
-    assert validate(model, batches) == expected
-    assert model.training is training
-    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
 
 
 def test_amp_and_channels_last_reach_the_model():
     model, batches = make_model(), in_batches(make_images(), make_target(), 4)
+    timm_drnet.cost_table(model)  # which runs them as well
     seen = []
-    model.register_forward_pre_hook(lambda module, args: seen.append(
-        (torch.is_autocast_enabled('cpu'), args[0].is_contiguous(memory_format=torch.channels_last))))
+    for module in (model.predictor.conv_stem, model.backbone.conv1[0]):
+        module.register_forward_pre_hook(lambda module, args: seen.append(
+            (torch.is_autocast_enabled('cpu'), args[0].is_contiguous(memory_format=torch.channels_last))))
     validate(model, batches[:1])
     validate(model, batches[:1], amp=True, channels_last=True)
-    assert seen == [(False, False), (True, True)]
+    assert seen == [(False, False)] * 4 + [(True, True)] * 4
 
 
 @pytest.mark.parametrize('wrong', [7, -1])

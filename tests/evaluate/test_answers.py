@@ -1,0 +1,89 @@
+"""Answers of one pass, held against the model asked about one image at a time."""
+
+import contextlib
+import dataclasses
+
+import pytest
+import torch
+
+from timm_drnet.cost.costs import set_cost_weight
+from timm_drnet.cost.flops import cost_table
+from timm_drnet.evaluate.answers import choose, collect_answers
+from timm_drnet.evaluate.curve import all_budgets
+
+
+@pytest.fixture
+def make(make_cascade, tiny, make_tiny, images, spread_choices):
+    """Function that creates a model of each kind that sends images to each resolution, if it routes them at all."""
+
+    def make(kind):
+        if kind == 'cascade':
+            return make_cascade(num_classes=7)
+        if kind == 'pretrain':
+            return make_tiny(stage='pretrain').eval()
+        spread_choices(tiny, images(12))
+        if kind == 'dial':
+            set_cost_weight(tiny, 1.0)
+        return tiny
+
+    return make
+
+
+@pytest.mark.parametrize('labelled', [True, False])
+@pytest.mark.parametrize('kind', ['predictor', 'dial', 'cascade', 'pretrain'])
+def test_choices_are_those_of_the_model(make, images, kind, labelled):
+    model, x = make(kind), images(12)
+    batches = zip(x.split(5), torch.arange(12).remainder(5).split(5), strict=True) if labelled else x.split(5)
+    answers = collect_answers(model, batches)
+    with torch.no_grad():
+        expected = model.predict_resolution(x)
+        logits = [[model.forward_at(image[None], j)[0] for j in range(3)] for image in x]
+    assert torch.equal(choose(model, answers), expected)
+    assert len(expected.unique()) > (kind != 'pretrain')
+    assert answers.classes.shape == answers.probabilities.shape == (12, 3, 5)
+    for i, each in enumerate(logits):
+        for j, row in enumerate(each):
+            order = sorted(range(len(row)), key=lambda c: -row[c])[:5]
+            assert answers.classes[i, j].tolist() == order
+            torch.testing.assert_close(answers.probabilities[i, j], (row.exp() / row.exp().sum())[order])
+    if labelled:
+        assert answers.hits[:, :, 0].tolist() == [[int(row.argmax()) == i % 5 for row in each]
+                                                  for i, each in enumerate(logits)]
+    else:
+        with pytest.raises(ValueError, match='no labels'):
+            _ = answers.hits
+    assert (answers.scores is None) == (kind in ('cascade', 'pretrain'))
+
+
+def test_dial_and_thresholds_may_move_afterwards(make, images):
+    for kind in ('predictor', 'cascade'):
+        model, x = make(kind), images(12)
+        answers = collect_answers(model, [x])
+        if kind == 'cascade':
+            model.args = dataclasses.replace(model.args, thresholds=(None, 0.4))
+        else:
+            set_cost_weight(model, -2.0)
+        assert torch.equal(choose(model, answers), model.predict_resolution(x))
+
+
+def test_labels_for_some_batches_only(tiny, images):
+    with pytest.raises(ValueError, match='Some batches have labels'):
+        collect_answers(tiny, [images(2), (images(2), torch.tensor([0, 1]))])
+
+
+@pytest.mark.parametrize('kind', ['predictor', 'cascade'])
+def test_curve_is_what_the_dial_gives(make, images, kind):
+    model, x = make(kind), images(12)
+    target = torch.arange(12) % 5
+    points = all_budgets(model, collect_answers(model, [(x, target)]))
+    found = {}
+    rows = cost_table(model)
+    extra = rows[0].predictor_flops / 1e9
+    for cost in torch.linspace(rows[-1].backbone_flops / 1e9, rows[0].backbone_flops / 1e9, 40).tolist():
+        with contextlib.suppress(ValueError), torch.no_grad():  # out of reach
+            chosen = model.set_budget(cost + extra, [x]).chosen
+            found[round(chosen.cost, 9)] = 100 * float((model(x).argmax(dim=1) == target).double().mean())
+    shown = {round(point.gflops, 9): point.top1 for point in points}
+    assert list(shown) == sorted(shown)
+    assert len(found) > 3
+    assert {cost: shown.get(cost) for cost in found} == pytest.approx(found)
