@@ -71,11 +71,14 @@ def test_plot(run, tmp_path):
     results.write_text(json.dumps({
         'model': 'drnet', 'checkpoint': None, 'split': 'validation', 'limit': None, 'crop_pct': 1.0,
         'interpolation': 'bilinear', 'amp': False, 'unreadable': [], 'images': 10, 'stage': 'joint',
+        'router': 'predictor', 'static_line': [], 'verdict': None, 'oracle': {
+            'top1': 90.0, 'gflops': 0.1, 'fraction': 0.5, 'gflops_with_router': 0.1, 'fraction_with_router': 0.5,
+            'images': [3, 3, 3], 'none_right': 1},
         'num_classes': 1000, 'k': 5, 'dynamic': score,
         'resolutions': [
             {'resolution': row.resolution, 'images': 3, 'share': 0.3, 'routed': score,
              'held': {**score, 'gflops': row.backbone_flops / 1e9}} for row in rows],
-        'random': {'draws': [score], 'mean': score, 'std': {'top1': 0.1, 'top5': 0.1}}}))
+        'random': {'mean': score, 'std': {'top1': 0.1, 'top5': 0.1}}}))
     args = ('-b', 1, 2, '--engine', 'eager', '--results', results)
     assert run(*args, '--plot', tmp_path / 'speed.png')[0] == 0
     with Image.open(tmp_path / 'speed.png') as image:

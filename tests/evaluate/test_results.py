@@ -50,15 +50,17 @@ def test_report_is_read_back(model, images, report):
     assert (results.measured, results.limit, results.amp) == ('drnet', 9, True)
 
 
-def test_resolution_without_images(model, report):
-    report['resolutions'][0]['routed'] = None
-    assert Results.from_report(report, model).validation.resolutions[0].routed is None
+def test_parts_that_need_not_be_there(model, report):
+    report['resolutions'][0]['routed'] = report['verdict'] = None
+    found = Results.from_report(report, model).validation
+    assert (found.resolutions[0].routed, found.verdict) == (None, None)
 
 
 @pytest.mark.parametrize(('args', 'words'), [
     ({'num_classes': 6}, 'classes 5 and not 6'),
     ({'resolutions': (64, 32)}, r'resolutions \(64, 48, 32\) and not \(64, 32\)'),
     ({'stage': 'pretrain'}, 'stage joint and not pretrain'),
+    ({'router': 'cascade'}, 'router predictor and not cascade'),
     ({'backbone': 'test_efficientnet'}, 'GFLOPs 0.0164, .* and not 0.0'),
 ])
 def test_results_of_another_model_are_refused(make_tiny, report, args, words):
@@ -70,11 +72,21 @@ def test_results_of_another_model_are_refused(make_tiny, report, args, words):
     (['dynamic'], None), (['dynamic', 'top1'], None), (['dynamic', 'top1'], 'high'), (['dynamic', 'top1'], True),
     (['dynamic', 'top5'], float('nan')), (['resolutions'], 3), (['resolutions', 1, 'held'], None), (['random'], None),
     (['random', 'std', 'top1'], '0'), (['images'], float('inf')), (['checkpoint'], None), (['unreadable'], None),
-    (['limit'], 'all'),
+    (['limit'], 'all'), (['router'], None), (['verdict', 'lots', 'low'], None), (['verdict', 'sentence'], 3),
+    (['images'], 9.5), (['static_line'], {}),
 ])
 def test_other_json_is_refused(model, report, path, value):
     with pytest.raises(ValueError, match='^not the JSON of timm-drnet validate$'):
         Results.from_report(change(report, path, value), model)
+
+
+def test_results_of_a_cascade(make_cascade, images):
+    model = make_cascade()
+    result = validate(model, [(images(30), torch.arange(30) % 5)])
+    report = {
+        'model': 'drnet', 'checkpoint': None, 'split': 'val', 'limit': None, 'crop_pct': 1, 'interpolation': 'bicubic',
+        'amp': False, 'unreadable': [], **dataclasses.asdict(result)}
+    assert Results.from_report(json.loads(json.dumps(report)), model).validation == result
 
 
 @pytest.mark.parametrize('report', [None, [], {}, 'text', {'model': 'drnet', 'rows': []}])

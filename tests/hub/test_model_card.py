@@ -8,6 +8,9 @@ import yaml
 from huggingface_hub import ModelCard
 
 import timm_drnet
+from timm_drnet.cost.static_line import CurvePoint
+from timm_drnet.cost.verdict import Comparison, Verdict
+from timm_drnet.evaluate.oracle import Oracle
 from timm_drnet.evaluate.results import Results
 from timm_drnet.evaluate.validation import Accuracy, RandomScore, ResolutionScore, Score, Validation
 from timm_drnet.hub.model_card import model_card
@@ -32,15 +35,21 @@ def make_results(model, dynamic=71.237, idle=False, **kwargs):
         rows = [(64, 0, 0.0, 73.111), (48, 400, 0.4, 72.222), (32, 600, 0.6, 61.333)]
     costs = [row.backbone_flops / 1e9 for row in timm_drnet.cost_table(model)]
     joint = model.args.stage == 'joint'
+    routed = joint or model.args.router == 'cascade'
+    verdict = Verdict(
+        'It pays.', Comparison('the static line at the same cost', 70.2468, 0.9902, 0.1, 1.9),
+        Comparison('lots at the same shares', 69.1357, 2.1013, 1.1, 3.1), ('Mind the gap.',) if idle else ())
     validation = Validation(
-        images=1000, stage=model.args.stage, num_classes=model.num_classes, k=min(5, model.num_classes),
+        images=1000, stage=model.args.stage, router=model.args.router, num_classes=model.num_classes, k=min(5, model.num_classes),
         dynamic=Score(dynamic, 93.456, 0.00987, 0.601),
         resolutions=tuple(
             ResolutionScore(
-                r, n, share, Score(top1 + 5, 95.1 + i, cost + 0.00161, 0.9 - 0.1 * i) if n and joint else None,
+                r, n, share, Score(top1 + 5, 95.1 + i, cost + 0.00161, 0.9 - 0.1 * i) if n and routed else None,
                 Score(top1, 91.1 + i, cost, cost / costs[0]))
             for i, ((r, n, share, top1), cost) in enumerate(zip(rows, costs, strict=True))),
-        random=RandomScore((), Score(69.1357, 90.864, 0.00825, 0.503), Accuracy(0.421, 0.195)))
+        random=RandomScore(Score(69.1357, 90.864, 0.00825, 0.503), Accuracy(0.421, 0.195)),
+        oracle=Oracle(80.0, 0.005, 0.3, 0.006, 0.4, (1, 2, 3), 4), static_line=(CurvePoint(0.005, 61.333, '32 px'),),
+        verdict=verdict if routed else None)
     return Results(**{
         'validation': validation, 'measured': 'last.pth.tar', 'split': 'validation', 'limit': None, 'crop_pct': 0.95,
         'interpolation': 'bilinear', 'amp': False, 'unreadable': 0, **kwargs})
@@ -78,8 +87,11 @@ def test_every_accuracy_is_that_of_the_results(many):
         ['held at 64 px, without predictor', '73.11 %', '91.10 %', c[0], fractions[0]],
         ['held at 48 px, without predictor', '72.22 %', '92.10 %', c[1], fractions[1]],
         ['held at 32 px, without predictor', '61.33 %', '93.10 %', c[2], fractions[2]],
-        ['a random router at the same shares, mean of 0', '69.14 ± 0.42 %', '90.86 ± 0.20 %', '0.0083', '50.3 %']]
-    assert 'not better' not in card.text
+        ['static line at the same cost', '70.25 %', '-', '0.0099', '60.1 %'],
+        ['lots at the same shares', '69.14 ± 0.42 %', '90.86 ± 0.20 %', '0.0083', '50.3 %']]
+    assert text.rstrip().endswith(
+        'It pays. The static line joins the model held at each resolution, and needs no router.')
+    assert 'Warning' not in card.text
     assert 'No image' not in card.text
 
 
@@ -152,11 +164,23 @@ def test_what_was_not_measured_is_not_claimed(many):
 
 
 def test_limits_that_the_results_show(many):
-    limits = section(model_card(many, 'org/name', 'mit', make_results(many, dynamic=69.5, idle=True)), 'Limits')
-    assert '- No image of the measurement was run at 64 px.\n' in limits
-    assert 'not better than drawing lots' in limits
+    limits = section(model_card(many, 'org/name', 'mit', make_results(many, idle=True)), 'Limits')
+    assert '- No image of the measurement was run at 64 px.' in limits
     accuracy = section(model_card(many, 'org/name', 'mit', make_results(many, idle=True)), 'Accuracy')
     assert ['of these 0 (0.0 %) at 64 px', '-', '-', '-', '-'] in table(accuracy)
+    assert '\n\n**Warning:** Mind the gap.\n' in accuracy
+
+
+def test_cascade_is_told(make_cascade):
+    model = make_cascade(num_classes=12)
+    card = model_card(model, 'org/name', 'mit', make_results(model))
+    assert 'sees each image at 32 px, then at 48 px, then at 64 px, and stops' in card.text
+    rows = [row[0] for row in table(section(card, 'Accuracy'))]
+    assert rows[0] == '**dynamic: each image where its answer is sure enough**'
+    assert rows[4:] == [
+        'held at 64 px', 'held at 48 px', 'held at 32 px', 'static line at the same cost', 'lots at the same shares']
+    assert 'at the resolution predicted' not in card.text
+    assert '| predictor |' not in card.text
 
 
 def test_untrained_predictor_is_told(make_tiny):

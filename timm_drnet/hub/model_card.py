@@ -160,6 +160,10 @@ def _details(
         }
     if model.args.cost_weight:
         rows['`cost_weight`, position of the dial'] = f'{model.args.cost_weight:.4g}; 0 is the choice as trained'
+    if model.args.router == 'cascade':
+        rows['`thresholds`, confidence with which an image stops'] = ', '.join(
+            f'{r} px: {"left out" if t is None else f"{t:.4g}"}'
+            for r, t in zip(model.resolutions[1:], model.args.thresholds, strict=True))
     if base_model:
         rows['started from'] = f'[{base_model}](https://huggingface.co/{base_model})'
     if cfg.get('origin_url') not in (None, _PAPER):
@@ -169,10 +173,15 @@ def _details(
 
 def _cost(model: DRNet) -> str:
     rows = cost_table(model)
-    cells = ([f'{n / 1e6:.1f} M' for n in (row.backbone_flops, row.predictor_flops, row.total_flops)] for row in rows)
+    columns = {'backbone': [row.backbone_flops for row in rows], 'predictor': [row.predictor_flops for row in rows],
+               'together': [row.total_flops for row in rows]}
+    if model.args.router == 'cascade':
+        del columns['predictor']
+        columns['with the smaller rungs'] = columns.pop('together')
+    cells = ([f'{n / 1e6:.1f} M' for n in numbers] for numbers in zip(*columns.values(), strict=True))
     return (
         '## Cost\n\nMultiply-accumulates of convolutions and linear layers, for one image:\n\n' + _table(
-            ('resolution', 'backbone', 'predictor', 'together', f'backbone, of that at {rows[0].resolution} px'),
+            ('resolution', *columns, f'backbone, of that at {rows[0].resolution} px'),
             ([f'{row.resolution} px', *texts, f'{100 * row.fraction:.1f} %']
              for row, texts in zip(rows, cells, strict=True))))
 
@@ -254,7 +263,7 @@ transform = timm.data.create_transform(**timm.data.resolve_model_data_config(mod
 images = transform(Image.open('photo.jpg').convert('{mode}'))[None]
 
 with torch.inference_mode():
-    probabilities = model(images).softmax(dim=1)  # each image at the resolution predicted for it
+    probabilities = model(images).softmax(dim=1)  # each image at the resolution chosen for it
     choice = model.predict_resolution(images)     # indices into model.resolutions
 ```
 
