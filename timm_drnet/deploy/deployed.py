@@ -260,7 +260,7 @@ def deploy(model: DRNet, micro_batch: int | None = None, share_weights: bool = F
         raise ValueError('The model is on the meta device: give it weights before it is deployed.')
     weight = next(model.parameters())
     with torch.autocast(weight.device.type, enabled=False):  # what is measured and compared here is the model itself
-        deployed = _fold(model, share_weights, partial(_random_images, model.in_chans, weight))
+        deployed = _fold(plain_view(model), share_weights, partial(_random_images, model.in_chans, weight))
         if micro_batch is None:
             deployed.calibrate()
         else:

@@ -4,14 +4,16 @@ Counting and folding look at a model without changing it. A pruned weight, or on
 anew at each access, so it can be neither copied nor folded; a view holds what it is at the moment.
 """
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 from torch.nn.utils import parametrize, prune
 
+_Module = TypeVar('_Module', bound=nn.Module)
 
-def plain_view(module: nn.Module, made: dict[Any, Any] | None = None) -> nn.Module:
+
+def plain_view(module: _Module, made: dict[Any, Any] | None = None) -> _Module:
     """View a module in eval mode. It shares all parameters and buffers, has no hooks of pruning, and is not compiled.
 
     Args:
@@ -28,9 +30,10 @@ def plain_view(module: nn.Module, made: dict[Any, Any] | None = None) -> nn.Modu
     computed = _computed_weights(module)
     parametrized = parametrize.is_parametrized(module)
     kind = type(module).__bases__[0] if parametrized else type(module)  # each such module has a class of its own
-    view: nn.Module = object.__new__(kind)
+    view: Any = object.__new__(kind)
     made[module] = view
-    vars(view).update(vars(module))
+    # Hooks may leave tensors with a history, such as a spectral norm's weight, which cannot be copied.
+    vars(view).update((k, v.detach() if isinstance(v, torch.Tensor) else v) for k, v in vars(module).items())
     vars(view).update(
         training=False, _compiled_call_impl=None, _parameters=dict(module._parameters),
         _buffers=dict(module._buffers), _modules={})
@@ -46,16 +49,17 @@ def plain_view(module: nn.Module, made: dict[Any, Any] | None = None) -> nn.Modu
         view._parameters[name] = nn.Parameter(value, requires_grad=False)
         view._parameters.pop(f'{name}_orig', None)
         view._buffers.pop(f'{name}_mask', None)
-    return view
+    return view  # type: ignore[no-any-return]  # of the module's own type
 
 
 @torch.no_grad()
 def _computed_weights(module: nn.Module) -> dict[str, torch.Tensor]:
     """What pruning and parametrizations make of a module's own weights."""
-    names = list(module.parametrizations) if parametrize.is_parametrized(module) else []  # type: ignore[arg-type]
-    hooks = module._forward_pre_hooks.values()
-    computed = {name: getattr(module, name).detach() for name in names}
-    for hook in hooks:
+    computed = {}
+    if parametrize.is_parametrized(module):
+        for name, compute in module.parametrizations.items():  # type: ignore[operator, union-attr]
+            computed[name] = plain_view(compute)()  # in training a spectral norm would take a step of its own
+    for hook in module._forward_pre_hooks.values():
         if isinstance(hook, prune.BasePruningMethod):
             computed[hook._tensor_name] = hook.apply_mask(module).detach()
     return computed

@@ -1,11 +1,10 @@
 """The predictor with the dial inside, for what is made from a model: its argmax is the choice."""
 
-import copy
-
 import torch
 from torch import nn
 
 from ..core.drnet import DRNet
+from .plain_view import plain_view
 
 
 def priced_predictor(model: DRNet) -> nn.Module:
@@ -17,18 +16,16 @@ def priced_predictor(model: DRNet) -> nn.Module:
         model: A DRNet with a predictor; it does not change.
 
     Returns:
-        A module from (B, in_chans, s, s) to (B, M): the predictor itself where the dial is at 0, else a copy that
-        shares all other weights.
+        A module from (B, in_chans, s, s) to (B, M): the predictor itself where the dial is at 0, else a view of it
+        in eval mode that shares all other weights.
     """
     predictor = model.predictor
     assert predictor is not None
     if not any(model.prices):
         return predictor
-    classifier = predictor.get_classifier()  # type: ignore[operator]  # timm models are not typed
-    shared = {id(t): t for t in (*predictor.parameters(), *predictor.buffers())}
-    shared.pop(id(classifier.bias))
-    priced: nn.Module = copy.deepcopy(predictor, shared)
-    bias = priced.get_classifier().bias  # type: ignore[operator]
-    with torch.no_grad():
-        bias.sub_(torch.tensor(model.prices, dtype=bias.dtype, device=bias.device))
+    priced = plain_view(predictor)
+    classifier = priced.get_classifier()  # type: ignore[operator]  # timm models are not typed
+    bias = classifier.bias.detach()
+    lowered = bias - torch.tensor(model.prices, dtype=bias.dtype, device=bias.device)
+    classifier.bias = nn.Parameter(lowered, requires_grad=False)
     return priced
