@@ -12,11 +12,13 @@ import timm_drnet
 from timm_drnet.analysis import choices as module
 from timm_drnet.analysis.calibration import calibrate
 from timm_drnet.analysis.choices import Outcomes, analyze, score_answers
+from timm_drnet.core.arguments import DRNetArgs
+from timm_drnet.cost.costs import set_cost_weight
 from timm_drnet.cost.flops import CostRow
-from timm_drnet.evaluate import validation
+from timm_drnet.evaluate import curve, validation
 from timm_drnet.evaluate.answers import Answers, collect_answers
 
-BACKBONE, PREDICTOR = (100, 60, 20), 5  # GFLOPs
+SIDES_BY_HAND, BACKBONE, PREDICTOR = (96, 64, 32), (100, 60, 20), 5  # GFLOPs
 GIGA = 10 ** 9
 
 # Right at the large, the middle and the small resolution; chosen; probability of what was chosen; label.
@@ -39,10 +41,12 @@ def model(monkeypatch):
     """What the arithmetic asks of a model, with costs that are easy to add up."""
     rows = tuple(
         CostRow(side, flops * GIGA, PREDICTOR * GIGA, (flops + PREDICTOR) * GIGA, flops / BACKBONE[0])
-        for side, flops in zip((96, 64, 32), BACKBONE, strict=True))
-    for user in (module, validation):
+        for side, flops in zip(SIDES_BY_HAND, BACKBONE, strict=True))
+    for user in (module, validation, curve):
         monkeypatch.setattr(user, 'cost_table', lambda model: rows)
-    return SimpleNamespace(stage='joint', num_classes=4)
+    # The dial favours the middle size as much as image 7 needs.
+    return SimpleNamespace(
+        args=DRNetArgs(resolutions=SIDES_BY_HAND), resolutions=SIDES_BY_HAND, num_classes=4, prices=(0, -0.45, 0))
 
 
 def make_answers(images=IMAGES):
@@ -52,19 +56,20 @@ def make_answers(images=IMAGES):
     labels = torch.tensor([image[3] for image in images])
     chosen = torch.tensor([image[2] for image in images], dtype=torch.float64)
     probabilities = ((1 - chosen) / 2)[:, None].repeat(1, 3).scatter(1, choices[:, None], chosen[:, None])
-    predictions = torch.where(right, labels[:, None], (labels[:, None] + 1) % 4)
-    return Answers(labels, choices, probabilities, predictions, torch.stack([right, torch.ones_like(right)], dim=2))
+    first = torch.where(right, labels[:, None], (labels[:, None] + 1) % 4)
+    classes = (first[..., None] + torch.arange(4)) % 4
+    return Answers(labels, probabilities.log().float(), classes, torch.full(classes.shape, 0.25))
 
 
 def test_oracle(model):
-    oracle = score_answers(model, make_answers()).oracle
+    oracle = score_answers(model, make_answers()).validation.oracle
     assert oracle.images == (1, 4, 3)
     assert oracle.none_right == 2
     assert oracle.top1 == pytest.approx(80)
     assert oracle.gflops == pytest.approx((1 * 100 + 4 * 60 + (3 + 2) * 20) / 10)
     assert oracle.fraction == pytest.approx(0.44)
-    assert oracle.gflops_with_predictor == pytest.approx(44 + 5)
-    assert oracle.fraction_with_predictor == pytest.approx(0.49)
+    assert oracle.gflops_with_router == pytest.approx(44 + 5)
+    assert oracle.fraction_with_router == pytest.approx(0.49)
 
 
 @pytest.mark.parametrize('seed', range(5))
@@ -72,7 +77,7 @@ def test_oracle_is_the_best_of_all_ways_to_choose(model, seed):
     generator = torch.Generator().manual_seed(seed)
     right = torch.rand(5, 3, generator=generator) < 0.4
     answers = make_answers([(tuple(row), 0, 0.5, 0) for row in right.tolist()])
-    oracle = score_answers(model, answers).oracle
+    oracle = score_answers(model, answers).validation.oracle
     ways = [
         (sum(bool(right[i, j]) for i, j in enumerate(way)), -sum(BACKBONE[j] for j in way))
         for way in itertools.product(range(3), repeat=5)]
@@ -93,8 +98,11 @@ def test_what_the_model_does_beside_the_oracle(model):
         pytest.approx(100 * value) for value in (3 / 4, 1 / 3, 1 / 3)]
     assert found.random.mean.gflops == pytest.approx(64)
     assert found == score_answers(model, make_answers(), seed=0).validation
-    draws = {score_answers(model, make_answers(), seed=seed).validation.random.draws for seed in range(5)}
-    assert len(draws) > 1
+    assert found.random.mean.top1 == pytest.approx(0.4 * 60 + 0.3 * 60 + 0.3 * 30)
+    assert found.verdict.lots.top1 == pytest.approx(found.random.mean.top1)
+    assert found.verdict.static.top1 == 60  # what 60 GFLOPs buy, no more being to be had
+    assert [point.gflops for point in found.static_line] == [20, 60]
+    assert found != score_answers(model, make_answers(), seed=1).validation
 
 
 def test_choices_against_the_oracle(model):
@@ -159,8 +167,8 @@ def test_probability_of_the_choice_is_held_against_agreement(model):
 def test_no_image_is_right_anywhere(model):
     found = score_answers(model, make_answers([((0, 0, 0), 1, 0.5, 1)] * 3))
     assert found.choices.right_when_possible is None
-    assert found.oracle.top1 == 0
-    assert found.oracle.gflops == 20
+    assert found.validation.oracle.top1 == 0
+    assert found.validation.oracle.gflops == 20
     assert found.choices.confusion == ((0, 0, 0), (0, 0, 0), (0, 0, 0), (0, 3, 0))
 
 
@@ -215,21 +223,21 @@ def batches(pictures):
 
 
 def test_answers_are_those_of_one_image_at_a_time(drnet, batches, pictures, make_plain):
-    found = collect_answers(drnet, batches)
+    found, images = collect_answers(drnet, batches), analyze(drnet, batches).images
     plain = [make_plain(drnet, j) for j in range(3)]
-    assert len(set(map(tuple, found.predictions.tolist()))) >= 3, 'the model of this test must answer by resolution'
+    assert len(set(map(tuple, found.classes[..., 0].tolist()))) >= 3, 'the model of this test must answer by resolution'
     for i, x in enumerate(pictures):
         with torch.no_grad():
             logits = [plain[j](small(x[None], side))[0].tolist() for j, side in enumerate(SIDES)]
-            scores = drnet.predictor(small(x[None], drnet.predictor_size))[0].tolist()
+            scores = drnet.predictor(small(x[None], drnet.args.predictor_size))[0].tolist()
         powers = [math.exp(score) for score in scores]
         assert found.labels[i] == i % 5
-        assert found.choices[i] == scores.index(max(scores))
-        assert found.probabilities[i].tolist() == pytest.approx([power / sum(powers) for power in powers], rel=1e-4)
-        assert found.predictions[i].tolist() == [row.index(max(row)) for row in logits]
+        assert images[i].choice == scores.index(max(scores))
+        assert images[i].probabilities == pytest.approx([power / sum(powers) for power in powers], rel=1e-4)
+        assert list(images[i].predictions) == [row.index(max(row)) for row in logits]
         assert found.hits[i, :, 0].tolist() == [row.index(max(row)) == i % 5 for row in logits]
     assert found.hits[..., 1].all()  # five of five classes
-    assert sorted(set(found.choices.tolist())) == [0, 1, 2]
+    assert sorted({image.choice for image in images}) == [0, 1, 2]
 
 
 def test_numbers_are_those_of_validate(drnet, batches):
@@ -242,17 +250,18 @@ def test_costs_are_those_of_the_model(drnet, batches):
     found = analyze(drnet, batches)
     rows = timm_drnet.cost_table(drnet)
     spent = sum(rows[2 if image.oracle is None else image.oracle].backbone_flops for image in found.images) / NUMBER
-    assert found.oracle.gflops == pytest.approx(spent / 1e9)
-    assert found.oracle.gflops_with_predictor == pytest.approx((spent + rows[0].predictor_flops) / 1e9)
-    assert found.oracle.fraction == pytest.approx(spent / rows[0].backbone_flops)
+    assert found.validation.oracle.gflops == pytest.approx(spent / 1e9)
+    assert found.validation.oracle.gflops_with_router == pytest.approx((spent + rows[0].predictor_flops) / 1e9)
+    assert found.validation.oracle.fraction == pytest.approx(spent / rows[0].backbone_flops)
 
 
 def test_dial_moves_the_choices_and_not_the_probabilities(drnet, batches):
-    before = collect_answers(drnet, batches)
-    drnet.cost_weight = 1e3
-    after = collect_answers(drnet, batches)
-    assert set(after.choices.tolist()) == {2}
-    assert torch.equal(after.probabilities, before.probabilities)
+    before = analyze(drnet, batches)
+    set_cost_weight(drnet, 1e3)
+    after = analyze(drnet, batches)
+    assert {image.choice for image in after.images} == {2}
+    assert [image.probabilities for image in after.images] == [image.probabilities for image in before.images]
+    assert after.curve == before.curve
 
 
 def test_equal_logits_are_read_alike(drnet, batches, monkeypatch):
@@ -261,17 +270,31 @@ def test_equal_logits_are_read_alike(drnet, batches, monkeypatch):
         assert image.right == tuple(prediction == image.label for prediction in image.predictions)
 
 
-@pytest.mark.parametrize('training', [True, False])
-def test_runs_in_eval_mode_and_gives_the_mode_back(drnet, batches, training):
-    expected = analyze(drnet, batches)
-    state = {key: value.clone() for key, value in drnet.state_dict().items()}
-    drnet.train(training)
-    assert analyze(drnet, batches) == expected
-    assert drnet.training is training
-    assert all(torch.equal(value, state[key]) for key, value in drnet.state_dict().items())
+def test_cascade(make_cascade, images):
+    model, x = make_cascade(), images(30)
+    with torch.no_grad():
+        choices = model.predict_resolution(x).tolist()
+        logits = [model.forward_at(x, j) for j in range(3)]
+    target = torch.where(torch.arange(30) % 3 > 0, logits[0].argmax(dim=1), 1)
+    found = analyze(model, [(x, target)])
+    assert [image.choice for image in found.images] == choices
+    for i, image in enumerate(found.images):
+        assert image.probabilities == pytest.approx([float(one[i].softmax(dim=0).max()) for one in logits], rel=1e-4)
+    # Its confidence is held against what is right.
+    sure = [image.probabilities[image.choice] for image in found.images]
+    right = [image.right[image.choice] for image in found.images]
+    assert found.calibration == calibrate(torch.tensor(sure).double(), torch.tensor(right))
+    large, middle, small = (row.backbone_flops for row in timm_drnet.cost_table(model))
+    paid = [large + middle + small, middle + small, small]
+    spent = sum(paid[2 if image.oracle is None else image.oracle] for image in found.images)
+    assert found.validation.oracle.gflops_with_router == pytest.approx(spent / 30 / 1e9)
+    mine = [choices[i] for i in range(30) if target[i] == 1]
+    one = next(one for one in found.classes if one.label == 1)
+    assert one.gflops == pytest.approx(sum(paid[j] for j in mine) / len(mine) / 1e9)
 
 
 def test_amp_reaches_predictor_and_backbone(drnet, batches, monkeypatch):
+    timm_drnet.cost_table(drnet)  # which runs the predictor as well
     seen = []
     drnet.predictor.register_forward_pre_hook(
         lambda module, args: seen.append(torch.is_autocast_enabled('cpu')))

@@ -136,15 +136,19 @@ def test_table_shows_the_same_numbers(run, out):
     assert max(map(len, lines)) <= 120
     assert lines[0] == 'drnet: 10 images, 3 classes'
     shown = {line[:31].strip(): re.findall(r'\d+\.\d+', line[31:]) for line in lines[2:-1]}
+    assert ' '.join(summary['verdict']['sentence'].split()) in ' '.join(stdout.split())
+    assert 'warning: ' in stdout
 
     def score(values, suffix=''):
         return [f'{values["top1"]:.2f}', f'{values["gflops" + suffix]:.4f}', f'{100 * values["fraction" + suffix]:.1f}']
 
     assert shown['dynamic'] == score(summary['dynamic'])
     assert shown['held at 64 px'] == score(summary['resolutions'][0]['held'])
-    assert shown['random router'] == score(summary['random']['mean'])
+    assert shown['static line at the same cost'] == [
+        f'{summary["verdict"]["static"]["top1"]:.2f}', *score(summary['dynamic'])[1:]]
+    assert shown['lots at the same shares'] == score(summary['random']['mean'])
     assert shown['oracle'] == score(summary['oracle'])
-    assert shown['oracle, with the predictor'] == score(summary['oracle'], '_with_predictor')
+    assert shown['oracle, with the router'] == score(summary['oracle'], '_with_router')
     assert shown['too small'] == [f'{10 * summary["choices"]["outcomes"]["too_small"]:.2f}']
     assert shown['needlessly large'] == [f'{10 * summary["choices"]["outcomes"]["needlessly_large"]:.2f}']
     assert shown['right at no resolution'] == [f'{10 * summary["oracle"]["none_right"]:.2f}']

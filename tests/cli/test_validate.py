@@ -96,7 +96,10 @@ def test_json_holds_what_one_image_at_a_time_gives(run, data, model, tmp_path):
         assert row['resolution'] == (64, 48, 32)[j]
         assert row['held']['top1'] == pytest.approx(100 * sum(held[j]) / IMAGES)
         assert row['held']['gflops'] == pytest.approx(table[j].backbone_flops / 1e9)
-    assert len(result['random']['draws']) == 3
+    assert result['router'] == 'predictor'
+    any_right = [any(held[j][i] for j in range(3)) for i in range(IMAGES)]
+    assert result['oracle']['top1'] == pytest.approx(100 * sum(any_right) / IMAGES)
+    assert result['verdict']['lots']['low'] <= result['verdict']['lots']['difference']
     assert (result['img_size'], result['crop_pct'], result['data']) == (64, 0.875, str(data))
 
 
@@ -119,10 +122,34 @@ def test_table_shows_the_same_numbers(run):
     for line, row in zip(shown[1:4], rows, strict=True):
         assert line == [f'{100 * row["share"]:.1f}', *(numbers(row['routed']) if row['routed'] else [])]
     assert shown[4:7] == [numbers(row['held']) for row in rows]
+    verdict, oracle = result['verdict'], result['oracle']
+    assert shown[7] == [f'{verdict["static"]["top1"]:.2f}', *shown[0][2:]]
     mean, std = result['random']['mean'], result['random']['std']
-    assert shown[7] == [f'{mean["top1"]:.2f}', f'{std["top1"]:.2f}', f'{mean["top5"]:.2f}', f'{std["top5"]:.2f}',
+    assert shown[8] == [f'{mean["top1"]:.2f}', f'{std["top1"]:.2f}', f'{mean["top5"]:.2f}', f'{std["top5"]:.2f}',
                         *numbers(mean)[2:]]
-    assert len(shown) == 8
+    assert shown[9] == [f'{oracle["top1"]:.2f}', f'{oracle["gflops_with_router"]:.4f}',
+                        f'{100 * oracle["fraction_with_router"]:.1f}']
+    assert ' '.join(' '.join(lines[12:]).split()) == ' '.join(
+        [verdict['sentence'], *(f'warning: {warning}' for warning in verdict['warnings'])])
+    assert verdict['warnings'], 'seven images show nothing'
+
+
+def test_cascade(run, model, checkpoint):
+    state = {key: value for key, value in model.state_dict().items() if not key.startswith('predictor.')}
+    torch.save({'state_dict': state}, checkpoint)
+    kwargs = [*MODEL, 'router=cascade', 'thresholds=(None,0.36)']
+    code, out, err = run('--json', kwargs=kwargs)
+    assert (code, err) == (0, '')
+    result = json.loads(out)
+    with torch.no_grad():
+        small = torch.cat([model.forward_at(prepare(i)[None], 2) for i in range(IMAGES)])
+    stopped = int((small.softmax(dim=1).amax(dim=1) >= 0.36).sum())
+    assert 0 < stopped < IMAGES
+    large, _, least = (row['held']['gflops'] for row in result['resolutions'])
+    assert [row['images'] for row in result['resolutions']] == [IMAGES - stopped, 0, stopped]
+    assert result['router'] == 'cascade'
+    assert result['dynamic']['gflops'] == pytest.approx(least + large * (IMAGES - stopped) / IMAGES)
+    assert 'lots at the same shares' in run(kwargs=kwargs)[1]
 
 
 def test_options_reach_the_measurement(run, monkeypatch):
@@ -152,7 +179,7 @@ def test_checkpoint_of_the_pretrain_stage(run, model, checkpoint):
     assert (code, err) == (0, '')
     assert 'pretrain stage: the resolution predictor is not in use, every image runs at 96 px' in out
     assert 'held at 64 px' in out
-    assert 'random' not in out
+    assert not {'lots', 'oracle', 'static'} & set(out.split())
     result = json.loads(run('--json', kwargs=kwargs)[1])
     assert [row['share'] for row in result['resolutions']] == [1, 0, 0]
     assert result['dynamic'] == result['resolutions'][0]['held']

@@ -40,7 +40,8 @@ def make_results(model, dynamic=71.237, idle=False, **kwargs):
         'It pays.', Comparison('the static line at the same cost', 70.2468, 0.9902, 0.1, 1.9),
         Comparison('lots at the same shares', 69.1357, 2.1013, 1.1, 3.1), ('Mind the gap.',) if idle else ())
     validation = Validation(
-        images=1000, stage=model.args.stage, router=model.args.router, num_classes=model.num_classes, k=min(5, model.num_classes),
+        images=1000, stage=model.args.stage, router=model.args.router, num_classes=model.num_classes,
+        k=min(5, model.num_classes),
         dynamic=Score(dynamic, 93.456, 0.00987, 0.601),
         resolutions=tuple(
             ResolutionScore(
