@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from . import core
 from .cascade.climb import climb
@@ -64,7 +65,7 @@ class DRNet(core.drnet.DRNet):
         if x.is_meta:  # shapes are all there is: nothing to predict from
             return self.branch(0)(x)  # type: ignore[no-any-return]
         check_images(x)
-        if self.training and self.args.trains_at_all:
+        if self.training and (self.args.trains_at_all or self._statistics_are_estimated()):
             return self.forward_at_all(x)
         return super().forward(x) if self.args.uses_predictor else self.classify(x)[0]
 
@@ -202,8 +203,15 @@ class DRNet(core.drnet.DRNet):
         run = self._compiled.get(index) or branch_function(index)
         return run(branch, x, self.resolutions[index])
 
+    def _statistics_are_estimated(self) -> bool:
+        """Whether `torch.optim.swa_utils.update_bn` calls, which has reset all norms: none may go without images."""
+        if torch.is_grad_enabled() or not self.args.resolution_aware_norm:
+            return False
+        return next(m.momentum for m in self.backbone.modules() if isinstance(m, _BatchNorm)) is None
+
     def _leave_step(self, step: TrainingStep) -> None:
-        if self._step is not None and torch.is_grad_enabled() and not self._warned:
+        left = self._step or TrainingStep()
+        if any(t.requires_grad for t in (*left.candidate_logits, left.h) if t is not None) and not self._warned:
             self._warned = True
             _logger.warning(
                 'This DRNet is trained without its loss: the resolutions are not weighed against their cost, and in'

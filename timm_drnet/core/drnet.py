@@ -53,8 +53,8 @@ class DRNet(TimmInterface):
             self.predictor.requires_grad_(self.args.stage == 'joint')
         self.prices = (0.0,) * len(self.resolutions)
         """What the dial takes off the log-probability of each candidate in evaluation."""
-        self.last_counts: list[int] = []
-        """Images that the last forward ran at each candidate."""
+        self.last_counts: list[int] | torch.Tensor = []
+        """Images of the last forward at each candidate; an (M,) tensor where the model did not wait for it."""
         self._traits = {'first_conv': self._first_convs()}  # what timm adapts to another number of channels
         self._step: TrainingStep | None = None
 
@@ -94,7 +94,7 @@ class DRNet(TimmInterface):
         candidates = tuple(self._run(j, x) for j in range(len(self.resolutions)))
         if self.args.stage == 'joint' and self.predictor is not None:
             p = self.predictor_scores(x).float().softmax(dim=1)  # Eq. 1
-            self.last_counts = one_hot(p).sum(dim=0).int().tolist()
+            self.last_counts = one_hot(p).sum(dim=0).long()
             self._leave_step(TrainingStep(candidates, p))
         else:
             self.last_counts = [len(x)] * len(candidates)

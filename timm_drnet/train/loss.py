@@ -16,9 +16,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.task import ClassificationTask, TrainingTask
+from timm.layers import SplitBatchNorm2d
+from timm.task import ClassificationTask, MultiLabelClassificationTask, TrainingTask
 from timm.utils import unwrap_model
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ..core.drnet import DRNet
 from ..cost.costs import Costs, measure_costs
@@ -28,8 +30,8 @@ _logger = logging.getLogger(__name__)
 
 Criterion = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
-_COSTS: 'weakref.WeakKeyDictionary[DRNet, Costs]' = weakref.WeakKeyDictionary()
-"""Of the models in training, measured when it began: a step must not wait for them."""
+_COSTS: 'weakref.WeakKeyDictionary[DRNet, tuple[Costs, bool]]' = weakref.WeakKeyDictionary()
+"""Of the models in training, measured when it began: a step must not wait for them. Are they those of all ranks?"""
 
 
 def training_loss(
@@ -39,6 +41,9 @@ def training_loss(
         target: torch.Tensor,
 ) -> torch.Tensor:
     """The loss of a DRNet in training, for loops that are not built on timm's tasks.
+
+    Train on several ranks with DistributedDataParallel. FSDP does not work: each rank draws resolutions of its own and
+    runs the branches that it needs, while FSDP gathers weights from all ranks when a module runs.
 
     Args:
         model: The DRNet, or its DistributedDataParallel or compiled wrapper, in training mode.
@@ -53,10 +58,12 @@ def training_loss(
     Raises:
         TypeError: If the model is not a DRNet.
         RuntimeError: If the model's last forward was not in training mode, or its loss was taken already.
+        ValueError: If the model's wrapper would look for unused parameters where it cannot find them.
     """
     drnet = unwrap_model(model)
     if not isinstance(drnet, DRNet):
         raise TypeError(f'training_loss takes a DRNet, not {type(drnet).__name__}.')
+    _check_wrapper(drnet, model)
     return criterion(output, target) + _further_loss(drnet, criterion, target)
 
 
@@ -91,35 +98,47 @@ def expected_loss(p: torch.Tensor, logits: Sequence[torch.Tensor], target: torch
     Args:
         p: Probability of each candidate, (B, M).
         logits: At each candidate, (B, num_classes), M of them.
-        target: Class indices, (B,), or probabilities, (B, num_classes).
+        target: Class indices, (B,), or probabilities, (B, num_classes). Fewer are taken for those of the first images,
+            of which the others are augmented copies in the same order.
 
     Returns:
         A scalar.
     """
+    target = target if target.is_floating_point() else target.long()
+    target = target.repeat(len(p) // len(target), *[1] * (target.ndim - 1))
     losses = torch.stack([F.cross_entropy(each.float(), target, reduction='none') for each in logits], dim=1)
     return (p * losses).sum(dim=1).mean()
 
 
 def prepare_training(model: DRNet) -> None:
-    """Measure what a model's resolutions cost, and install its routing log; a second call does nothing.
+    """Install a model's routing log and, where its loss weighs what resolutions cost, measure that; once is enough.
 
     Every rank of a distributed training has to call it: where costs are measured times, the first rank's are for all.
 
     Args:
         model: A DRNet with weights, on the device that it trains on.
     """
-    if model in _COSTS:
+    install_routing_log(model)
+    alpha = model.args.alpha
+    if alpha is None or not model.args.uses_predictor:
         return
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if model in _COSTS and (_COSTS[model][1] or not distributed):
+        return
+    if distributed:
         if torch.distributed.get_rank() == 0:
             measure_costs(model)
         agreed = [model.args.cost]
         torch.distributed.broadcast_object_list(agreed, src=0)
         model.args = replace(model.args, cost=agreed[0])
-    costs = _COSTS[model] = measure_costs(model)
-    install_routing_log(model)
-    alpha, low, high = model.args.alpha, min(costs.backbone), max(costs.backbone)
-    if alpha is not None and len(costs.backbone) > 1 and not low < alpha < high:
+    costs = measure_costs(model)
+    _COSTS[model] = (costs, distributed)
+    low, high = min(costs.backbone), max(costs.backbone)
+    if low == high:
+        _logger.warning(
+            f'alpha={alpha:g} has no effect, as every resolution costs {low:.4g} {costs.unit}: the FLOPs loss will'
+            ' always be 0.')
+    elif not low < alpha < high:
         _logger.warning(
             f'alpha={alpha:g} is no target between the costs of the resolutions, {low:.4g} to {high:.4g} {costs.unit}: '
             + ('the FLOPs loss will always be 0.' if alpha >= high else 'the FLOPs loss can never be 0.'))
@@ -135,10 +154,38 @@ def _further_loss(model: DRNet, criterion: Criterion, target: torch.Tensor) -> t
     if step.h is not None and step.candidate_logits:
         expected = expected_loss(step.h, [logits.detach() for logits in step.candidate_logits], target)
         further = further + (expected - expected.detach())  # a gradient for the predictor alone
-    if step.h is not None and model.args.alpha is not None and len(model.resolutions) > 1:
+    if step.h is not None and model.args.alpha is not None:
         with torch.autocast(step.h.device.type, enabled=False):
-            further = further + model.args.eta * flops_loss(step.h, _COSTS[model].backbone, model.args.alpha)  # Eq. 8
+            costs, _ = _COSTS[model]
+            further = further + model.args.eta * flops_loss(step.h, costs.backbone, model.args.alpha)  # Eq. 8
     return further
+
+
+def _check_wrapper(model: DRNet, wrapper: nn.Module) -> None:
+    """Refuse what would fail in the backward."""
+    wrapper = getattr(wrapper, '_orig_mod', wrapper)  # torch.compile's own
+    if model.args.trains_at_all and isinstance(wrapper, DistributedDataParallel) and wrapper.find_unused_parameters:
+        raise ValueError(
+            'Invalid find_unused_parameters=True: DistributedDataParallel looks for them behind the output, where it'
+            ' cannot see the other resolutions that images train at. Use find_unused_parameters=False; every parameter'
+            ' takes part in every step.')
+
+
+def _check_task(task: TrainingTask, model: DRNet) -> None:
+    """Refuse a task that cannot train a model."""
+    args = model.args
+    if args.trains_at_all and not isinstance(task, ClassificationTask):
+        raise ValueError(
+            f"Training at all resolutions sums a criterion over them, which {type(task).__name__} does not have: use"
+            " timm's ClassificationTask, or stage='joint' with joint_resolutions='drawn'.")
+    if args.trains_at_all and args.uses_predictor and isinstance(task, MultiLabelClassificationTask):
+        raise ValueError(
+            "Invalid joint_resolutions='all' for images with several labels: the predictor learns from a cross-entropy,"
+            " which knows one. Use joint_resolutions='drawn'.")
+    if not args.trains_at_all and any(isinstance(m, SplitBatchNorm2d) for m in model.backbone.modules()):
+        raise ValueError(
+            "Split norms (--split-bn) need the whole batch in its order, and images that draw a resolution come in"
+            " parts: train without, or with stage='pretrain' or joint_resolutions='all'.")
 
 
 def _complete_task_loss(task: TrainingTask, args: Any, kwargs: Any, result: dict[str, torch.Tensor]) -> None:
@@ -157,17 +204,16 @@ def _no_criterion(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 def _watch_tasks(module: nn.Module, name: str, submodule: nn.Module | None) -> None:
     """Module registration hook: notice a timm task that takes a DRNet to train."""
-    if not isinstance(module, TrainingTask) or name != 'trainable_module' or '_drnet_loss' in module.__dict__:
+    if not isinstance(module, TrainingTask) or name != 'trainable_module' or submodule is None:
         return
     model = unwrap_model(submodule)
     if not isinstance(model, DRNet):
         return
-    if model.args.trains_at_all and not isinstance(module, ClassificationTask):
-        raise ValueError(
-            f"Training at all resolutions sums a criterion over them, which {type(module).__name__} does not have: use"
-            " timm's ClassificationTask, or stage='joint' with joint_resolutions='drawn'.")
+    _check_task(module, model)
+    _check_wrapper(model, submodule)
     prepare_training(model)
-    module.__dict__['_drnet_loss'] = module.register_forward_hook(_complete_task_loss, with_kwargs=True)
+    if '_drnet_loss' not in module.__dict__:
+        module.__dict__['_drnet_loss'] = module.register_forward_hook(_complete_task_loss, with_kwargs=True)
 
 
 def install_task_hook() -> None:

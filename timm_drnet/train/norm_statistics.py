@@ -44,8 +44,8 @@ def calibrate_norms(
             ' the others: create it with resolution_aware_norm=True.')
     candidates = [j for j in range(len(model.resolutions)) if j not in keep]
     weight = next(model.parameters())
-    size = images = 0
-    with _estimating(model, candidates):
+    size = images = used = 0
+    with evaluating(model), _estimating(model, candidates) as norms:
         for batch in batches:
             x = batch if isinstance(batch, torch.Tensor) else batch[0]
             if len(x) < size:
@@ -54,6 +54,9 @@ def calibrate_norms(
                 raise ValueError('Invalid batches: one image at a time says little of a variance; use batches of 32.')
             size = max(size, len(x))
             images += len(x)
+            used += 1
+            for norm in norms:
+                norm.momentum = 1 / used  # the plain average; momentum None would read a counter on the device
             x = x.to(weight.device, weight.dtype)
             for j in candidates:
                 model.forward_at(x, j)
@@ -63,22 +66,20 @@ def calibrate_norms(
 
 
 @contextmanager
-def _estimating(model: DRNet, candidates: Sequence[int]) -> Iterator[None]:
-    """The model in eval mode but for the norms of some candidates, which collect statistics from nothing.
+def _estimating(model: DRNet, candidates: Sequence[int]) -> Iterator[list[_BatchNorm]]:
+    """The norms of some candidates, which collect statistics from nothing, in a model that is otherwise in eval mode.
 
     They have what they had if anything goes wrong.
     """
     norms = [
-        norm.norms[j] for norm in model.backbone.modules() if isinstance(norm, ResolutionAwareNorm) for j in candidates]
+        norm_j for norm in model.backbone.modules() if isinstance(norm, ResolutionAwareNorm)
+        for norm_j in (norm.norms[j] for j in candidates) if isinstance(norm_j, _BatchNorm)]
     before = [(norm.momentum, {k: v.clone() for k, v in norm.named_buffers()}) for norm in norms]
     try:
-        with evaluating(model):
-            for norm in norms:
-                assert isinstance(norm, _BatchNorm)
-                norm.reset_running_stats()
-                norm.momentum = None  # the plain average over all batches
-                norm.train()
-            yield
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.train()
+        yield norms
     except BaseException:
         for norm, (_, buffers) in zip(norms, before, strict=True):
             for name, value in norm.named_buffers():

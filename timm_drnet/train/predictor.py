@@ -57,7 +57,6 @@ def train_predictor(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
     try:
         with evaluating(model):
-            predictor.train()
             for epoch in range(1, epochs + 1):
                 loss, shares = _train_epoch(model, batches, costs, optimizer)
                 schedule.step()
@@ -79,6 +78,8 @@ def _train_epoch(
     weight = next(model.parameters())
     counts = torch.zeros(len(costs), dtype=torch.int64)
     total = 0.0
+    model.eval()
+    _predictor(model).train()
     for images, target in batches:
         if len(images) < 2:
             continue  # no batch to take the statistics of norms from

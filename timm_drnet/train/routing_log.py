@@ -16,6 +16,11 @@ from ..cost.flops import cost_table
 
 _logger = logging.getLogger(__name__)
 
+_COLLAPSED = 0.95
+"""Share of one resolution from which on a predictor no longer tells images apart."""
+_TELLING = 100
+"""Images from which on a share says something."""
+
 
 class RoutingLog:
     """Counts of images per candidate since the last report.
@@ -32,6 +37,8 @@ class RoutingLog:
         self.predictor_flops = predictor_flops
         self.training = True
         self.counts = [0] * len(resolutions)
+        self.unread: torch.Tensor | None = None
+        """Further counts, (M,), on the device: a training step must not wait for them."""
         self.images = 0
 
     def __deepcopy__(self, memo: Any) -> 'RoutingLog':
@@ -44,7 +51,10 @@ class RoutingLog:
         if model.training != self.training:
             self.report()
             self._begin(model.training)
-        self.counts = [a + b for a, b in zip(self.counts, model.last_counts, strict=True)]
+        if isinstance(model.last_counts, torch.Tensor):
+            self.unread = model.last_counts if self.unread is None else self.unread + model.last_counts
+        else:
+            self.counts = [a + b for a, b in zip(self.counts, model.last_counts, strict=True)]
         self.images += len(output)
 
     def before_state_dict(self, model: DRNet, prefix: str, keep_vars: bool) -> None:
@@ -58,18 +68,28 @@ class RoutingLog:
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         if not self.images or (distributed and torch.distributed.get_rank() != 0):
             return
-        spent = sum(n * c for n, c in zip(self.counts, self.backbone_flops, strict=True)) / self.images
+        counts = self.counts
+        if self.unread is not None:
+            counts = [a + int(b) for a, b in zip(counts, self.unread.tolist(), strict=True)]
+        spent = sum(n * c for n, c in zip(counts, self.backbone_flops, strict=True)) / self.images
         average = spent + self.predictor_flops
         shares = ', '.join(
-            f'{r} px: {n / self.images:.1%}' for r, n in zip(self.resolutions, self.counts, strict=True))
+            f'{r} px: {n / self.images:.1%}' for r, n in zip(self.resolutions, counts, strict=True))
         _logger.info(
             f'DRNet {"training" if self.training else "evaluation"}: {average / 1e9:.4g} GFLOPs per image on average'
             f' ({average / self.backbone_flops[0]:.1%} of the backbone at {self.resolutions[0]} px),'
             f' {self.images} images, {shares}')
+        most = max(counts)
+        if self.predictor_flops and not self.training and self.images >= _TELLING and most > _COLLAPSED * self.images:
+            _logger.warning(
+                f'DRNet: the predictor sends {most / self.images:.1%} of the images to'
+                f' {self.resolutions[counts.index(most)]} px, as one static size would. Train with joint_resolutions='
+                "'all', then the predictor alone on other images (timm_drnet.train_predictor).")
 
     def _begin(self, training: bool) -> None:
         self.training = training
         self.counts = [0] * len(self.resolutions)
+        self.unread = None
         self.images = 0
 
 
