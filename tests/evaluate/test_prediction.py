@@ -1,5 +1,7 @@
 """Prediction, held against the model itself and arithmetic by hand."""
 
+import dataclasses
+
 import pytest
 import torch
 from PIL import Image
@@ -75,6 +77,29 @@ def test_pretrain_stage_runs_no_predictor(photographs):
     result = predict_images(model, photographs)
     assert result.counts == {64: 7, 48: 0, 32: 0}
     assert result.flops == result.largest_flops == 7 * timm_drnet.cost_table(model)[0].backbone_flops
+
+
+def test_cascade_pays_for_every_rung_and_runs_each_once(make_cascade, tmp_path):
+    model, paths = make_cascade(), []
+    for i in range(9):
+        pixels = torch.rand(5, 5, 3, generator=torch.Generator().manual_seed(i)) * (i + 1) * 28
+        paths.append(tmp_path / f'{i}.png')
+        Image.fromarray(pixels.byte().numpy()).resize((70, 70)).save(paths[-1])
+    x = torch.stack(list(map(image_loader(model), paths)))
+    with torch.no_grad():
+        sure = [model.forward_at(x, j).softmax(dim=1).amax(dim=1).sort().values for j in range(3)]
+        model.args = dataclasses.replace(
+            model.args, thresholds=(float(sure[1][3:5].mean()), float(sure[2][5:7].mean())))
+        choices = model.predict_resolution(x).tolist()
+    assert len(set(choices)) > 1
+    large, middle, small = (row.backbone_flops for row in timm_drnet.cost_table(model))
+    paid = (large + middle + small, middle + small, small)
+    ran = []
+    model.get_classifier().register_forward_pre_hook(lambda module, args: ran.append(len(args[0])))
+    result = predict_images(model, paths)
+    assert [image.resolution for image in result.images] == [RESOLUTIONS[j] for j in choices]
+    assert [image.flops for image in result.images] == [paid[j] for j in choices]
+    assert ran == [n for n in (9, 9 - choices.count(2), choices.count(0)) if n]
 
 
 def test_unreadable_files_are_listed_and_do_not_disturb_the_others(photographs, tmp_path):
