@@ -20,6 +20,20 @@ def seed():
     torch.manual_seed(0)
 
 
+@pytest.fixture(scope='session')
+def ray_here():
+    """A Ray on this machine, started once for all tests that need one."""
+    from timm_drnet.bulk.cluster import ray_cluster
+
+    # Ray's workers step back for all other processes, and so would wait for the tests that run beside these; and where
+    # cores are shared, a thread that spins while it waits for another keeps the core from it.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('RAY_worker_niceness', '0')
+        patch.setenv('OMP_WAIT_POLICY', 'passive')
+        with ray_cluster(None, None):
+            yield
+
+
 @pytest.fixture
 def make_tiny():
     """Function that creates a DRNet of well under a million parameters at 64, 48 and 32 px, with five classes."""

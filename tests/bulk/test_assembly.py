@@ -6,13 +6,13 @@ import pyarrow as pa
 import pytest
 
 from timm_drnet.bulk.assembly import Assembly, Meaning
-from timm_drnet.bulk.listing import Listing
+from timm_drnet.bulk.listing import Footer, Listing
 from timm_drnet.bulk.shards import ShardFolder
 
 MEANING = Meaning(('a', 'b', 'c'), (64, 32), (2.5, 0.5), 2)
 
 
-def answers(positions, worker='w', best=0.5, began=7.0):
+def answers(positions, best=0.5, began=7.0):
     """What a worker says: image n is of class n modulo 3, and every fifth is unreadable."""
     bad = [n % 5 == 0 for n in positions]
     return pa.table({
@@ -22,7 +22,6 @@ def answers(positions, worker='w', best=0.5, began=7.0):
             [None if b else [n % 3, (n + 1) % 3] for n, b in zip(positions, bad, strict=True)], pa.list_(pa.int32())),
         'probabilities': pa.array([None if b else [best, 0.25] for b in bad], pa.list_(pa.float32())),
         'error': pa.array(['broken' if b else None for b in bad], pa.string()),
-        'worker': pa.array([worker] * len(positions), pa.string()),
         'began': pa.array([began] * len(positions), pa.float64()),
     })
 
@@ -30,18 +29,17 @@ def answers(positions, worker='w', best=0.5, began=7.0):
 @pytest.fixture
 def assembly():
     """Of 12 images, files and the rows 0 to 7 of a Parquet file, in shards of 5."""
-    listing = Listing(['/a.jpg', '/b.jpg', '/c.parquet', '/d.jpg', '/e.jpg'], [None, None, 8, None, None])
+    listing = Listing(['/a.jpg', '/b.jpg', '/c.parquet', '/d.jpg', '/e.jpg'], {'/c.parquet': Footer(8)})
     return Assembly(ShardFolder(None, 12, 5), listing, MEANING)
 
 
 def test_shards_from_answers_in_any_order(assembly):
-    assert list(assembly.add(answers([9, 6, 2], 'v', began=5.0))) == []
+    assert list(assembly.add(answers([9, 6, 2], began=5.0))) == []
     assert list(assembly.add(answers([10]))) == []
     done = dict(assembly.add(answers([8, 11, 5, 7, 0])))
     assert sorted(done) == [1, 2]
     done |= dict(assembly.add(answers([4, 3, 1])))
     assembly.check_nothing_is_left()
-    assert assembly.workers == {'v', 'w'}
     assert assembly.began == 5.0
     rows = [row for shard in range(3) for row in done[shard].to_pylist()]
     places = [('/a.jpg', None), ('/b.jpg', None), *(('/c.parquet', n) for n in range(8)),
@@ -75,7 +73,7 @@ def test_scores_that_are_not_finite(assembly, best):
 
 
 def test_one_label():
-    listing = Listing(['/a.jpg'] * 5, [None] * 5)
+    listing = Listing(['/a.jpg'] * 5)
     one = Assembly(ShardFolder(None, 5, 5), listing, Meaning(('a', 'b', 'c'), (64, 32), (2.5, 0.5), 1))
     [(_, table)] = one.add(answers([0, 1, 2, 3, 4]))
     assert table.column_names == [
@@ -83,6 +81,6 @@ def test_one_label():
 
 
 def test_shard_without_a_readable_image():
-    one = Assembly(ShardFolder(None, 1, 5), Listing(['/a.jpg'], [None]), MEANING)
+    one = Assembly(ShardFolder(None, 1, 5), Listing(['/a.jpg']), MEANING)
     [(_, table)] = one.add(answers([0]))
     assert table.to_pylist()[0] == {**dict.fromkeys(table.column_names), 'path': '/a.jpg', 'error': 'broken'}

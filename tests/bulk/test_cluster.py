@@ -1,9 +1,14 @@
-"""How processors are dealt out, and what ends work that kills its workers."""
+"""How processors are dealt out, what ends work that kills its workers, and what Ray may say."""
+
+import os
+import re
+import signal
+from pathlib import Path
 
 import pytest
 
 from timm_drnet.bulk.attempts import Attempts
-from timm_drnet.bulk.cluster import Plan, plan_workers
+from timm_drnet.bulk.cluster import Plan, _without_note_of_log_level, plan_workers
 
 
 @pytest.mark.parametrize(('arguments', 'expected'), [
@@ -41,3 +46,20 @@ def test_work_that_kills_its_workers_is_given_up():
     with pytest.raises(RuntimeError, match='5 workers died .* images 64 to 127 of the inputs'):
         attempts.begin('classify 64', '64 to 127 of the inputs')
     attempts.begin('classify 128', '128 to 191 of the inputs')
+    assert attempts.repeated() == 8
+    attempts.fail('something that followed from it')
+    assert '5 workers died' in attempts.failure()
+
+
+def test_note_of_the_log_level_is_held_back_and_nothing_else(capfd):
+    with _without_note_of_log_level():
+        os.write(2, b'one\n[2026-11-26 13:33:52,143 I 15241 15241] logging.cc:303: Set ray log level from environ')
+        os.write(2, b'ment variable RAY_BACKEND_LOG_LEVEL to 3\ntwo\n')
+    os.write(2, b'three\n')
+    assert capfd.readouterr() == ('', 'one\ntwo\nthree\n')
+
+
+@pytest.mark.skipif(not Path('/proc/self/status').exists(), reason='needs /proc')
+def test_sigterm_is_left_alone(ray_here):
+    caught = int(re.search(r'SigCgt:\s*(\w+)', Path('/proc/self/status').read_text())[1], 16)
+    assert not caught >> (signal.SIGTERM - 1) & 1

@@ -79,6 +79,25 @@ def test_rows_equal_files(tiny, tmp_path, kind, threads):
     assert from_files[6] == 'No such file or directory'
 
 
+@pytest.mark.parametrize('threads', [1, 2, 3])
+def test_no_further_ahead_than_keeps_the_threads_busy(numbered, threads):
+    opened, decoded = [], []
+
+    class Watched(Rows):
+        def read(self, path, row):
+            opened.append(row)
+            return super().read(path, row)
+
+    decode = Decoder(lambda file: decoded.append(file) or torch.zeros(1), 'n', threads)
+    decode._rows = Watched('n')
+    stream = decode(Location(numbered, n) for n in range(50))
+    for consumed in range(1, 20):
+        next(stream)
+        assert len(decoded) <= len(opened) <= consumed - 1 + 2 * threads
+    stream.close() if threads > 1 else None
+    assert len(opened) < 30
+
+
 def test_damaged_rows_have_a_reason(numbered, tiny):
     data = bytearray(Path(numbered).read_bytes())
     data[4:40] = b'\xff' * 36  # the first page of the first group

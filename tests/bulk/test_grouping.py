@@ -1,5 +1,7 @@
 """Full batches of each resolution, against the images one by one."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -12,6 +14,7 @@ class Spy:
     def __init__(self, model):
         self.resolutions = model.resolutions
         self.num_classes = model.num_classes
+        self.args = model.args
         self.predictor_calls = []
         self.branch_calls = [[] for _ in model.resolutions]
         self._model = model
@@ -72,6 +75,44 @@ def test_images_are_taken_when_there_is_room_for_them(tiny, images, spread_choic
     classify_grouped(Watching(tiny), stream(), 4)
     assert taken == 60
     assert Watching.most <= 4 + 3 * (4 - 1)
+
+
+@pytest.mark.parametrize('batch_size', [1, 4, 64])
+@pytest.mark.parametrize('left_out', [False, True])
+def test_cascade(make_tiny, shake, images, batch_size, left_out):
+    model = shake(make_tiny(router='cascade')).eval()
+    x = images(23)
+    with torch.no_grad():  # thresholds between those of two images, at which half of all stop
+        sure = [model.forward_at(x, j).softmax(dim=1).amax(dim=1).sort().values[11:13].mean().item() for j in (1, 2)]
+    model.args = replace(model.args, thresholds=(sure[0], None if left_out else sure[1]))
+    with torch.no_grad():
+        alone = [model.classify(image[None]) for image in x]
+    stops = [int(choice) for _, choice in alone]
+    assert set(stops) == ({0, 1} if left_out else {0, 1, 2})
+    spy = Spy(model)
+    choices, logits = classify_grouped(spy, x, batch_size)
+    assert choices.tolist() == stops
+    torch.testing.assert_close(logits, torch.cat([answer for answer, _ in alone]), rtol=1e-4, atol=1e-4)
+    for calls in spy.branch_calls:
+        assert all(number == batch_size for number in calls[:-1])
+    assert sum(spy.branch_calls[1 if left_out else 2]) == 23  # each once at its first rung
+    assert sum(spy.branch_calls[0]) == stops.count(0)
+
+
+def test_scores_that_are_not_finite(tiny, images, spread_choices):
+    x = images(6)
+    wanted = spread_choices(tiny, x)
+    wanted[4] = -1
+
+    class Damaged(Spy):
+        def predict_resolution(self, x):
+            return wanted[:len(x)]
+
+    choices, logits = classify_grouped(Damaged(tiny), x, 6)
+    assert choices.tolist() == wanted.tolist()
+    assert logits.isfinite().all(dim=1).tolist() == [True, True, True, True, False, True]
+    wanted[:] = -1
+    assert classify_grouped(Damaged(tiny), x, 6)[1].isnan().all()
 
 
 def test_one_resolution_for_all(make_tiny, images):

@@ -1,5 +1,7 @@
 """Bulk runs on Ray, against `predict_images`, and in several sittings."""
 
+import copy
+import os
 import sys
 from pathlib import Path
 
@@ -9,7 +11,6 @@ import pytest
 import torch
 
 import timm_drnet
-from timm_drnet.bulk.cluster import ray_cluster
 from timm_drnet.bulk.run import classify_bulk
 from timm_drnet.data.reading import image_loader
 from timm_drnet.evaluate.prediction import predict_images
@@ -20,29 +21,10 @@ LABELS = ('a', 'b', 'c', 'd', 'e')
 
 
 @pytest.fixture(scope='module')
-def model():
-    """A model whose choices differ between the photographs, and whose answers do."""
-    torch.manual_seed(0)
-    model = timm_drnet.create_drnet(
-        'test_resnet', resolutions=(64, 48, 32), predictor='inverted_residual', predictor_size=32, num_classes=5)
-    load = image_loader(model)
-    x = torch.stack([load(path) for path in PHOTOS])
-    for module in model.predictor.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = 1.0  # its statistics become those of these images
-    with torch.no_grad():
-        model.predictor(torch.nn.functional.interpolate(x, (32, 32), mode='bilinear', align_corners=False))
-        model.eval()
-        torch.nn.init.normal_(model.predictor.classifier.weight)
-        model.predictor.classifier.bias -= model.predictor_scores(x).mean(dim=0)
-        torch.nn.init.normal_(model.backbone.fc.weight)
-    return model
-
-
-@pytest.fixture(scope='module')
-def cluster():
-    with ray_cluster(None, None):
-        yield
+def model(make_spread):
+    """A model whose choices and answers differ between the photographs."""
+    load = image_loader(timm_drnet.create_drnet('test_resnet', resolutions=(64, 48, 32)))
+    return make_spread(torch.stack([load(path) for path in PHOTOS]), 5)
 
 
 @pytest.fixture(scope='module')
@@ -55,17 +37,20 @@ def inputs(tmp_path_factory):
     (folder / 'files' / 'g_is_damaged.jpg').write_bytes(PHOTOS[0].read_bytes()[:50])
     images = [path.read_bytes() for path in PHOTOS]
     rows = [{'bytes': image, 'path': None} for image in [*images[:3], b'no image', *images[3:], None]]
-    table = pa.table({'picture': pa.array(rows, pa.struct({'bytes': pa.binary(), 'path': pa.string()}))})
+    table = pa.table({
+        'id': [f'photo {n}' for n in range(len(rows))],
+        'picture': pa.array(rows, pa.struct({'bytes': pa.binary(), 'path': pa.string()}))})
     pq.write_table(table, folder / 'rows.parquet', row_group_size=4)
     return [folder / 'files', folder / 'rows.parquet']
 
 
 @pytest.fixture(scope='module')
-def out(model, inputs, cluster, tmp_path_factory):
+def out(model, inputs, ray_here, tmp_path_factory):
     """The output of a run, with decoders of their own, and its report."""
     out = tmp_path_factory.mktemp('run') / 'out'
     report = classify_bulk(
-        model, inputs, out, LABELS, topk=2, image_column='picture', batch_size=2, shard_size=10, workers=1, decoders=1)
+        model, [inputs[0].as_uri(), inputs[1]], out.as_uri(), LABELS, topk=2, image_column='picture', batch_size=2,
+        shard_size=10, workers=1, decoders=1)
     return out, report
 
 
@@ -80,13 +65,14 @@ def test_rows_are_those_of_predict_images(out, inputs, expected):
     files = sorted(str(path) for path in inputs[0].iterdir())
     assert [(row['path'], row['row']) for row in rows] == [
         *((path, None) for path in files), *((str(inputs[1]), n) for n in range(14))]
+    assert [row['id'] for row in rows] == [None] * len(files) + [f'photo {n}' for n in range(14)]
     assert sum(count > 0 for count in expected.counts.values()) > 1  # or the routing would not have been tested
     damaged = [row for row in rows if row['error'] is not None]
     assert [(row['path'], row['row'], row['error']) for row in damaged] == [
         (str(inputs[0] / 'g_is_damaged.jpg'), None, damaged[0]['error']), (str(inputs[1]), 3, NO_IMAGE),
         (str(inputs[1]), 13, 'the row holds no image')]
     for row in damaged:
-        assert {name for name, value in row.items() if value is not None} <= {'path', 'row', 'error'}
+        assert {name for name, value in row.items() if value is not None} <= {'path', 'row', 'id', 'error'}
     for row, image in zip([row for row in rows if row['error'] is None], expected.images * 2, strict=True):
         assert (row['label'], row['top_labels']) == (image.labels[0], list(image.labels))
         assert [LABELS[i] for i in row['top_class_indices']] == row['top_labels']
@@ -140,6 +126,25 @@ def test_later_run_makes_what_is_missing_and_nothing_else(model, inputs, out, mo
     assert (report.skipped_shards, report.new_images, report.images) == (3, 0, 27)
 
 
+def test_error_in_a_worker_is_told_as_it_is(model, inputs, ray_here, tmp_path):
+    here = os.getpid()
+
+    class Damaged(type(model)):
+        @property
+        def resolutions(self):
+            if os.getpid() != here:
+                raise ArithmeticError('what it says\nand more')
+            return super().resolutions
+
+    damaged = copy.deepcopy(model)
+    damaged.__class__ = Damaged
+    with pytest.raises(RuntimeError) as error:
+        classify_bulk(damaged, [inputs[0]], tmp_path / 'out', workers=1)
+    assert str(error.value) == (
+        'The workers failed (a worker could not start: ArithmeticError: what it says). The shards that were made'
+        ' remain.')
+
+
 @pytest.mark.parametrize(('arguments', 'told'), [
     ({'topk': 0}, 'Invalid topk 0'),
     ({'batch_size': 0}, 'Invalid batch_size 0'),
@@ -147,6 +152,8 @@ def test_later_run_makes_what_is_missing_and_nothing_else(model, inputs, out, mo
     ({'workers': 0}, 'Invalid workers 0'),
     ({'labels': ['a']}, '1 labels for a model of 5 classes'),
     ({'output': PHOTOS[0].parent / 'out'}, 'it lies in the input .*; name a folder outside of it'),
+    ({'output': 'memory://bucket/out'}, 'written to a folder on this machine; name one'),
+    ({'columns': ['id']}, r"no input has 'id' \(--columns\); there are none beside the images"),
 ])
 def test_bad_arguments(model, tmp_path, arguments, told):
     with pytest.raises(ValueError, match=told):

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from timm_drnet.bulk.listing import Listing
+from timm_drnet.bulk.listing import Footer, Listing
 from timm_drnet.bulk.manifest import MANIFEST, make_manifest, output_of
 from timm_drnet.bulk.shards import ShardFolder, replacing
 
@@ -43,7 +43,7 @@ def test_damaged_shard_is_no_shard(tmp_path, damage):
         shards.missing()
 
 
-@pytest.mark.parametrize('error', [OSError, KeyboardInterrupt])
+@pytest.mark.parametrize('error', [OSError(28, 'Error writing bytes'), KeyboardInterrupt()])
 def test_shard_that_fails_half_way_is_not_there(tmp_path, monkeypatch, error):
     def write_half(table, file, **kwargs):
         with open(file, 'wb') as stream:
@@ -54,9 +54,11 @@ def test_shard_that_fails_half_way_is_not_there(tmp_path, monkeypatch, error):
     monkeypatch.setattr(pq, 'write_table', write_half)
     shards = ShardFolder(tmp_path, 25, 10)
     target = shards.file(0)
-    with pytest.raises(error):
+    with pytest.raises(type(error)) as raised:
         shards.write(0, rows(10))
     assert list(tmp_path.iterdir()) == []
+    if isinstance(error, OSError):
+        assert str(raised.value) == f"[Errno 28] No space left on device: '{target}'"
 
 
 def test_shard_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
@@ -82,7 +84,7 @@ def test_shard_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
 
 @pytest.fixture
 def manifest(tiny):
-    return make_manifest(tiny, Listing(['/a.jpg', '/b.jpg'], [None, None]), LABELS, 1, 10)
+    return make_manifest(tiny, Listing(['/a.jpg', '/b.jpg']), LABELS, 1, 10)
 
 
 def test_manifest_stays(manifest, tmp_path):
@@ -107,29 +109,69 @@ def test_leftovers_of_a_killed_run_go(manifest, tmp_path):
         assert {path.name for path in folder.iterdir()} == kept | {'shard-00000.parquet'}
 
 
-def test_other_arguments_are_refused_by_name(tiny, make_tiny, shake, tmp_path):
-    two, three = Listing(['/a.jpg', '/b.jpg'], [None] * 2), Listing(['/a.jpg', '/b.jpg', '/c.jpg'], [None] * 3)
-    other_two = Listing(['/a.jpg', '/c.jpg'], [None] * 2)
-    with output_of(make_manifest(tiny, two, LABELS, 1, 10), tmp_path / 'out'):
+@pytest.fixture
+def like_tiny(tiny, make_tiny):
+    """Function that creates a model with the weights of ``tiny`` and other arguments."""
+    def like_tiny(**kwargs):
+        model = make_tiny(**kwargs).eval()
+        model.load_state_dict(tiny.state_dict())
+        return model
+
+    return like_tiny
+
+
+TWO = Listing(['/a.jpg', '/b.jpg'])
+TABLE = Listing(['/a.parquet'], {'/a.parquet': Footer(2, 10)})
+ID = pa.schema([('id', pa.int64())])
+
+
+@pytest.mark.parametrize(('first', 'second', 'told'), [
+    ({}, {'topk': 3}, 'topk 1, now 3'),
+    ({}, {'shard_size': 11}, 'shard size 10, now 11'),
+    ({}, {'listing': Listing(['/a.jpg', '/b.jpg', '/c.jpg'])}, 'number of images 2, now 3; another list of'),
+    ({}, {'listing': Listing(['/a.jpg', '/c.jpg'])}, 'another list of input files'),
+    ({'listing': TABLE}, {'listing': Listing(TABLE.paths, {'/a.parquet': Footer(2, 11)})}, 'another list of'),
+    ({}, {'labels': LABELS[::-1]}, 'other labels'),
+    ({'listing': TABLE}, {'listing': TABLE, 'image_column': 'picture'}, 'image column image, now picture'),
+    ({'carried': ID}, {}, 'columns of the input: id int64, now None'),
+    ({'carried': ID}, {'carried': pa.schema([('id', pa.string())])}, 'columns of the input: id int64, now string'),
+    ({}, {'version': '99.0'}, r'version of timm-drnet 0\.\S+, now 99\.0'),
+    ({}, {'format': 99}, 'format of the output 2, now 99'),
+    ({}, {'shake': 1}, 'other model weights'),
+    ({}, {'model': {'act_layer': 'gelu'}}, 'another model architecture'),
+    ({}, {'model': {'resolutions': (64, 48, 40)}}, r'model settings: resolutions \[64, 48, 32\], now \[64, 48, 40\]'),
+    ({}, {'model': {'predictor_size': 40}}, 'model settings: predictor_size 32, now 40'),
+    ({}, {'model': {'stage': 'pretrain'}}, 'model settings: stage joint, now pretrain'),
+    ({'model': {'cost': [3, 2, 1, 1], 'cost_weight': .5}}, {'model': {'cost': [4, 2, 1, 1], 'cost_weight': .5}},
+     r'model settings: cost \[3\.0, 2\.0, 1\.0, 1\.0\], now \[4\.0, 2\.0, 1\.0, 1\.0\]'),
+    ({'model': {'cost_weight': .25}}, {'model': {'cost_weight': .5}}, 'model settings: cost_weight 0.25, now 0.5'),
+])
+def test_other_arguments_are_refused_by_name(
+        tiny, like_tiny, shake, tmp_path, monkeypatch, first, second, told):
+    def manifest(
+            listing=TWO, labels=LABELS, topk=1, shard_size=10, image_column='image', carried=None, model=None,
+            version='', **changed):
+        net = like_tiny(**(model or {}))
+        if 'shake' in changed:
+            shake(net, seed=changed.pop('shake'))
+        if version:
+            monkeypatch.setattr('timm_drnet.bulk.manifest.__version__', version)
+        return make_manifest(net, listing, labels, topk, shard_size, image_column, carried) | changed
+
+    with output_of(manifest(**first), tmp_path / 'out'):
         pass
-    weights = shake(make_tiny(), seed=1).eval()
-    smaller = make_tiny(resolutions=(64, 48, 40)).eval()
-    smaller.load_state_dict(tiny.state_dict())
-    cheaper = make_tiny(cost_weight=0.5).eval()
-    cheaper.load_state_dict(tiny.state_dict())
-    for arguments, told in (
-            ((tiny, two, LABELS, 3, 10), 'arguments: topk 1, now 3. Give'),
-            ((tiny, two, LABELS, 1, 11), 'arguments: shard size 10, now 11. Give'),
-            ((tiny, three, LABELS, 1, 10), 'arguments: number of images 2, now 3; another list of input files. Give'),
-            ((tiny, other_two, LABELS, 1, 10), 'arguments: another list of input files. Give'),
-            ((tiny, two, LABELS[::-1], 1, 10), 'arguments: other labels. Give'),
-            ((weights, two, LABELS, 1, 10), 'arguments: other model weights. Give'),
-            ((smaller, two, LABELS, 1, 10),
-             r'arguments: model settings: resolutions \[64, 48, 32\], now \[64, 48, 40\]. Give'),
-            ((cheaper, two, LABELS, 1, 10), 'arguments: model settings: cost_weight 0.0, now 0.5. Give'),
-    ):
-        with pytest.raises(ValueError, match=told), output_of(make_manifest(*arguments), tmp_path / 'out'):
-            pass
+    with output_of(manifest(**first), tmp_path / 'out'):  # the same again
+        pass
+    with pytest.raises(ValueError, match=f'arguments: {told}.*Give'), output_of(manifest(**second), tmp_path / 'out'):
+        pass
+
+
+def test_what_rows_do_not_depend_on_may_change(tiny, like_tiny, tmp_path):
+    with output_of(make_manifest(tiny, TWO, LABELS, 1, 10, 'image'), tmp_path / 'out'):
+        pass
+    other = like_tiny(alpha=2.0, eta=1.0, tau=2.0, joint_resolutions='all', cost=[3, 2, 1, 1])
+    with output_of(make_manifest(other, TWO, LABELS, 1, 10, 'picture'), tmp_path / 'out'):
+        pass
 
 
 def test_two_runs_at_once_are_refused(manifest, tmp_path):

@@ -1,4 +1,4 @@
-"""What a worker does apart from Ray: it says what it begins before it opens the first image."""
+"""What a worker does apart from Ray: it tells what it begins before it opens the first image, and why it fails."""
 
 import pyarrow as pa
 import pytest
@@ -8,41 +8,87 @@ from timm_drnet.bulk.listing import Location
 from timm_drnet.bulk.workers import ClassifyingWorker, DecodingWorker, work_unit
 
 
+class Actor:
+    """Stands for the actor that counts attempts: notes what it is told."""
+
+    def __init__(self, events):
+        self._events = events
+
+    def __getattr__(self, name):
+        class Method:
+            remote = staticmethod(lambda *args: self._events.append((name, *args)))
+
+        return Method
+
+
 @pytest.fixture
-def events(monkeypatch):
-    """What happens, in order; Ray's store holds the very objects."""
+def events(monkeypatch, tiny):
+    """What happens, in order; Ray's store holds the very objects. Image 10 cannot be read, for no fault of its own."""
     import ray
 
     events = []
+    monkeypatch.setattr('timm_drnet.bulk.workers.deploy', lambda model: model)  # it would measure for seconds
     monkeypatch.setattr(ray, 'get', lambda x: x)
-    monkeypatch.setattr('timm_drnet.bulk.workers._begin', lambda _, work, *images: events.append((work, *images)))
 
     def loader(model):
         def load(path):
             events.append(path)
+            if path == '/10.jpg':
+                raise TimeoutError('no answer\nin a minute')
             return torch.zeros(3, 64, 64)
 
         return load
 
+    def classify(model, images, batch_size, device):
+        choices = torch.tensor([0 for _ in images])
+        return choices, torch.zeros(len(choices), model.num_classes)
+
     monkeypatch.setattr('timm_drnet.bulk.workers.image_loader', loader)
+    monkeypatch.setattr('timm_drnet.bulk.workers.classify_grouped', classify)
     return events
+
+
+@pytest.fixture
+def work(tiny, events):
+    """Function that has a worker of some kind do two units of three images."""
+    before = torch.get_num_threads()
+
+    def work(kind, threads, starts):
+        if kind == 'classify':
+            worker = ClassifyingWorker(tiny, Actor(events), 'image', 1, 2, threads, 'cpu')
+        else:
+            worker = DecodingWorker(tiny, Actor(events), 'image', threads)
+        units = pa.Table.from_pylist([
+            work_unit(first, [Location(f'/{n}.jpg', None) for n in range(first, first + 3)]) for first in starts])
+        return list(worker(units))
+
+    yield work
+    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize('threads', [1, 2])
 @pytest.mark.parametrize('kind', ['classify', 'decode'])
-def test_work_is_announced_before_its_first_image(tiny, events, threads, kind):
-    before = torch.get_num_threads()
-    try:
-        if kind == 'classify':
-            worker = ClassifyingWorker(tiny, None, 'image', 1, 2, threads, 'cpu')
-        else:
-            worker = DecodingWorker(tiny, None, 'image', threads)
-        units = pa.Table.from_pylist([
-            work_unit(first, [Location(f'/{n}.jpg', None) for n in range(first, first + 3)]) for first in (6, 9)])
-        assert len(list(worker(units))) == 2
-    finally:
-        torch.set_num_threads(before)
-    assert events[0] == (f'{kind} 6', 6, 3)
-    assert set(events[1:4]) == {'/6.jpg', '/7.jpg', '/8.jpg'}
-    assert events[4] == (f'{kind} 9', 9, 3)
+def test_work_is_announced_before_its_first_image(work, events, threads, kind):
+    assert len(work(kind, threads, (3, 6))) == 2
+    assert events[0] == ('begin', f'{kind} 3', '3 to 5 of the inputs, from /3.jpg on')
+    assert set(events[1:4]) == {'/3.jpg', '/4.jpg', '/5.jpg'}
+    assert events[4] == ('begin', f'{kind} 6', '6 to 8 of the inputs, from /6.jpg on')
     assert len(events) == 8
+
+
+@pytest.mark.parametrize('kind', ['classify', 'decode'])
+def test_worker_tells_why_it_fails(work, events, kind):
+    with pytest.raises(TimeoutError):
+        work(kind, 1, (6, 9))
+    assert events[-1] == ('fail', 'images 9 to 11 of the inputs, from /9.jpg on: TimeoutError: no answer')
+
+
+def test_worker_tells_why_it_does_not_start(work, events, monkeypatch):
+    def fail(model):
+        raise torch.OutOfMemoryError('out of memory\nby far')
+
+    monkeypatch.setattr('timm_drnet.bulk.workers.deploy', fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        work('classify', 1, (6,))
+    assert events == [
+        ('fail', 'a worker could not start: OutOfMemoryError: out of memory; use a smaller batch size')]

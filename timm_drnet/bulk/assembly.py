@@ -8,6 +8,12 @@ from typing import Any
 
 from .listing import Listing
 from .shards import ShardFolder
+from .tables import read_columns
+
+COLUMNS = (
+    'path', 'row', 'label', 'class_index', 'probability', 'resolution', 'gflops', 'top_labels', 'top_class_indices',
+    'top_probabilities', 'error')
+"""Of the output, beside those that are carried over from the input."""
 
 
 @dataclass(frozen=True)
@@ -31,15 +37,15 @@ class Assembly:
         shards: Where they will be.
         listing: The images.
         meaning: Of the answers.
+        carried: A pyarrow.Schema of the columns that go from Parquet files into the shards; None for none.
     """
 
-    def __init__(self, shards: ShardFolder, listing: Listing, meaning: Meaning) -> None:
+    def __init__(self, shards: ShardFolder, listing: Listing, meaning: Meaning, carried: Any = None) -> None:
         self._shards = shards
         self._listing = listing
         self._meaning = meaning
+        self._carried = carried
         self._parts: dict[int, list[Any]] = defaultdict(list)
-        self.workers: set[str] = set()
-        """Processes that gave answers."""
         self.began = math.inf
         """When the first of them was given its first work, in seconds since 1970."""
 
@@ -53,12 +59,12 @@ class Assembly:
             Each shard that is now complete, and its pyarrow.Table.
 
         Raises:
+            OSError: If a Parquet file whose columns are carried over can no longer be read.
             RuntimeError: If there is a second answer for an image.
             ValueError: If the model's scores are not finite.
         """
         import numpy as np
 
-        self.workers.update(answers['worker'].unique().to_pylist())
         self.began = min(self.began, answers['began'][0].as_py())
         shards = answers['position'].to_numpy() // self._shards.shard_size
         for shard in np.unique(shards).tolist():
@@ -89,9 +95,16 @@ class Assembly:
         return pa.table({
             'path': pa.array([location.path for location in locations], pa.string()),
             'row': pa.array([location.row for location in locations], pa.int64()),
+            **self._carry(start, stop),
             **self._columns(answers, locations),
             'error': answers['error'],
         })
+
+    def _carry(self, start: int, stop: int) -> dict[str, Any]:
+        if not self._carried:
+            return {}
+        table = read_columns(self._listing.parts(start, stop), self._carried)
+        return dict(zip(table.column_names, table.columns, strict=True))
 
     def _columns(self, answers: Any, locations: list[Any]) -> dict[str, Any]:
         import pyarrow as pa

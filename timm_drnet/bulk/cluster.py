@@ -2,10 +2,15 @@
 
 import logging
 import os
+import signal
+import tempfile
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
+
+from ..data.pixels import first_line
 
 _LEAST_STORE = 256 * 2**20
 
@@ -99,23 +104,23 @@ def ray_cluster(address: str | None, store: int | None) -> Iterator[None]:
             raise ValueError(f'Invalid address {address}: this process has a Ray already; call ray.shutdown() first.')
         yield
         return
-    settings: dict[str, Any] = {'log_to_driver': False, 'logging_level': logging.ERROR}
+    settings: dict[str, Any] = {'address': address, 'log_to_driver': False, 'logging_level': logging.ERROR}
     try:
         if address is None:
             os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
-            # Of each worker that can be replaced, its native part says that this could fail.
-            os.environ.setdefault('RAY_BACKEND_LOG_LEVEL', 'fatal')
-            # The address keeps Ray from joining whatever cluster it finds on this machine.
-            ray.init(
-                address='local', include_dashboard=False,
-                object_store_memory=None if store is None else max(store, _LEAST_STORE), **settings)
-        else:
-            ray.init(address=address, **settings)
+            settings |= {
+                # The address keeps Ray from joining whatever cluster it finds on this machine.
+                'address': 'local', 'include_dashboard': False,
+                'object_store_memory': None if store is None else max(store, _LEAST_STORE)}
+        # Of each worker that can be replaced, Ray's native part says that this could fail.
+        os.environ.setdefault('RAY_BACKEND_LOG_LEVEL', 'fatal')
+        with _without_note_of_log_level(), _own_sigterm():
+            ray.init(**settings)
     except (ConnectionError, RuntimeError, ValueError) as error:
         if address is None:
             raise
         raise ValueError(
-            f'Invalid address {address}: there is no Ray cluster ({_first_line(error)}); start one, or leave out the'
+            f'Invalid address {address}: there is no Ray cluster ({first_line(error)}); start one, or leave out the'
             ' address.') from error
     try:
         yield
@@ -123,5 +128,35 @@ def ray_cluster(address: str | None, store: int | None) -> Iterator[None]:
         ray.shutdown()
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep what this process does at SIGTERM: Ray's native part would print a stack and abort."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _without_note_of_log_level() -> Iterator[None]:
+    """Hold back what is written to stderr, and let it out without the line that tells which log level is in use.
+
+    Ray's native part writes that line because there is one, past Python, so nothing else keeps it back.
+    """
+    try:
+        stderr = os.dup(2)
+    except OSError:  # it is closed
+        yield
+        return
+    with tempfile.TemporaryFile() as held, os.fdopen(stderr, 'wb') as out:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(out.fileno(), 2)
+            held.seek(0)
+            with suppress(OSError):  # nobody reads it any more
+                out.writelines(line for line in held if b'Set ray log level' not in line)
+                out.flush()

@@ -1,8 +1,10 @@
 """Manifest: what a bulk run's shards were made from, so that no later run adds others to them."""
 
+import dataclasses
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,17 +21,24 @@ from .shards import remove_leftovers, replacing
 MANIFEST = '_manifest.json'
 """Name of the file; what begins like this is not data to Parquet's readers."""
 
-_FORMAT = 1
+_FORMAT = 2
+
+_TRAINING = ('alpha', 'eta', 'tau', 'joint_resolutions')
+"""Arguments of a model that are not in use once it is trained."""
 
 _MEANINGS = {
     'format': 'format of the output',
+    'timm_drnet': 'version of timm-drnet',
     'weights': 'model weights',
+    'architecture': 'model architecture',
     'model': 'model settings',
     'labels': 'labels',
     'topk': 'topk',
     'shard_size': 'shard size',
     'images': 'number of images',
     'inputs': 'list of input files',
+    'image_column': 'image column',
+    'columns': 'columns of the input',
 }
 
 
@@ -39,10 +48,12 @@ def make_manifest(
         labels: Sequence[str],
         topk: int,
         shard_size: int,
+        image_column: str = 'image',
+        carried: Any = None,
 ) -> dict[str, Any]:
-    """Everything that the contents of the shards depend on.
+    """Everything that the contents of the shards depend on, but for the last digits of probabilities.
 
-    How many workers there are, and what they run on, is not among it.
+    So it says nothing of batch size, workers and accelerators.
 
     Args:
         model: The model.
@@ -50,27 +61,32 @@ def make_manifest(
         labels: One for each class.
         topk: Labels for each image.
         shard_size: Images in a shard.
+        image_column: Column of Parquet files that holds the images.
+        carried: A pyarrow.Schema of the columns that are carried over from the input.
 
     Returns:
         What becomes the manifest.
     """
     settings = {
-        'resolutions': model.resolutions,
-        'predictor_size': model.args.predictor_size,
-        'stage': model.args.stage,
-        'cost_weight': model.args.cost_weight,
+        **{name: value for name, value in dataclasses.asdict(model.args).items() if name not in _TRAINING},
+        'prices': model.prices,
         'preparation': data_config(model),
     }
+    if not any(model.prices):
+        del settings['cost']  # then costs choose nothing
     manifest = {
         'format': _FORMAT,
         'timm_drnet': __version__,
         'weights': _weights(model),
+        'architecture': _architecture(model),
         'model': settings,
         'labels': hashlib.sha256('\n'.join(labels).encode()).hexdigest(),
         'topk': topk,
         'shard_size': shard_size,
         'images': len(listing),
         'inputs': listing.fingerprint(),
+        'image_column': image_column if listing.tables else None,
+        'columns': {field.name: str(field.type) for field in carried or ()},
     }
     plain: dict[str, Any] = json.loads(json.dumps(manifest))  # tuples become lists, as when it is read
     return plain
@@ -82,6 +98,11 @@ def _weights(model: DRNet) -> str:
         digest.update(f'{name} {tensor.dtype} {tuple(tensor.shape)}\n'.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _architecture(model: DRNet) -> str:
+    """What the layers are: an activation, a stride or a kind of pooling is no part of the weights."""
+    return hashlib.sha256(re.sub(r' at 0x[0-9a-f]+', '', repr(model)).encode()).hexdigest()
 
 
 @contextmanager
@@ -136,6 +157,8 @@ def _check(folder: Path, manifest: dict[str, Any], output: str | os.PathLike[str
     differences = [
         _difference(key, meaning, earlier.get(key), manifest[key])
         for key, meaning in _MEANINGS.items() if earlier.get(key) != manifest[key]]
+    if earlier.get('format') != _FORMAT:
+        del differences[1:]  # the others may only be named or counted in another way
     if differences:
         raise ValueError(
             f'Invalid output {output}: it holds the shards of a run with other arguments: {"; ".join(differences)}.'
@@ -145,11 +168,12 @@ def _check(folder: Path, manifest: dict[str, Any], output: str | os.PathLike[str
 def _difference(key: str, meaning: str, earlier: Any, now: Any) -> str:
     if isinstance(earlier, dict) and isinstance(now, dict):
         parts = [
-            f'{name} {earlier.get(name)}, now {now[name]}' for name in now if earlier.get(name) != now[name]]
+            f'{name} {earlier.get(name)}, now {now.get(name)}' for name in {**earlier, **now}
+            if earlier.get(name) != now.get(name)]
         return f'{meaning}: {", ".join(parts)}'
-    if isinstance(now, int):
+    if isinstance(now, int) or key in ('timm_drnet', 'image_column'):
         return f'{meaning} {earlier}, now {now}'
-    return f'another {meaning}' if key == 'inputs' else f'other {meaning}'
+    return f'another {meaning}' if key in ('inputs', 'architecture') else f'other {meaning}'
 
 
 def _lock(descriptor: int, output: str | os.PathLike[str]) -> None:
@@ -161,3 +185,5 @@ def _lock(descriptor: int, output: str | os.PathLike[str]) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise ValueError(f'Invalid output {output}: another run is writing there; wait for it.') from error
+    except OSError:  # some file systems have no locks either
+        return

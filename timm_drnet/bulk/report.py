@@ -34,7 +34,7 @@ class BulkReport:
     working_seconds: float
     """The part of them since the first worker was given its first work."""
     replaced_workers: int
-    """Workers that took the place of one that had died."""
+    """Workers that died at their work, which others then did."""
 
     def errors(self) -> Iterator[tuple[str, int | None, str]]:
         """Path, row and reason of each unreadable image."""
@@ -63,7 +63,7 @@ def report_on(
         made: The shards that this run made.
         seconds: That it took.
         working_seconds: Of these, since the first worker was given its first work.
-        replaced_workers: Workers that took the place of one that had died.
+        replaced_workers: Workers that died at their work.
 
     Returns:
         The sums.

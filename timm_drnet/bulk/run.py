@@ -15,20 +15,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from ..core.drnet import DRNet
 from ..cost.flops import cost_table
 from ..data.labels import labels_for
+from ..data.pixels import first_line
 from ..data.reading import image_loader
 from ..deploy.deployed import deploy
-from .assembly import Assembly, Meaning
+from .assembly import COLUMNS, Assembly, Meaning
 from .attempts import Attempts
 from .cluster import Plan, import_ray, plan_workers, ray_cluster
 from .listing import Listing, list_inputs
 from .manifest import make_manifest, output_of
+from .progress import Progress
+from .remote import is_address, local_path
 from .report import BulkReport, report_on
 from .shards import ShardFolder
+from .tables import carried_columns
 from .workers import ClassifyingWorker, DecodedClassifyingWorker, DecodingWorker, work_unit
 
 _BATCHES = 8  # in a unit of work: enough to fill those of every resolution
@@ -48,6 +51,7 @@ def classify_bulk(
         decoders: int | None = None,
         address: str | None = None,
         progress: bool = False,
+        columns: Sequence[str] | None = None,
 ) -> BulkReport:
     """Classify any number of images into a folder of Parquet files, by several processes or machines.
 
@@ -55,12 +59,13 @@ def classify_bulk(
     whatever has happened, it makes only those that are missing. Workers that die are replaced. Every image has exactly
     one row, in the order of `list_inputs`: its ``path`` and ``row``; ``label``, ``class_index``, ``probability``,
     ``resolution`` and ``gflops``; and ``error``, which is null unless the image is unreadable. With ``topk`` above 1
-    there are ``top_labels``, ``top_class_indices`` and ``top_probabilities``, too.
+    there are ``top_labels``, ``top_class_indices`` and ``top_probabilities``, too. Other columns of Parquet files, such
+    as an ``id``, go with their images into the output.
 
     Args:
         model: A DRNet; it does not change.
-        inputs: Folders, Parquet files, image files and patterns, see `list_inputs`. On a cluster, every machine must
-            find the files under the same paths.
+        inputs: Folders, Parquet files, image files and patterns, or addresses of such, see `list_inputs`. On a cluster,
+            every machine must find the files under the same paths.
         output: The folder for the shards, on this machine: a new one, or that of an earlier run.
         labels: One for each class, or None for `class_labels`.
         topk: Number of labels for each image; all labels if there are fewer.
@@ -72,17 +77,19 @@ def classify_bulk(
         decoders: Processes that only decode images; with 0 the workers do so. None for 0 without accelerators, and with
             them for the cores that workers leave.
         address: Of a Ray cluster to join. None for this machine alone.
-        progress: Whether to show a progress bar, if stderr is a terminal.
+        progress: Whether to show on stderr how far the run is: a bar on a terminal, else a line now and then.
+        columns: Columns of Parquet files that are carried over into the output; None for all but the images.
 
     Returns:
         What the shards say in all.
 
     Raises:
-        ImportError: If Ray Data is not installed.
+        ImportError: If Ray Data, or what reads an address, is not installed.
         FileNotFoundError: If an input names no image.
         OSError: If an input cannot be read, or a shard not be written.
-        ValueError: If an argument is out of range, the output is not one of these arguments, the model has no
-            classifier, takes neither RGB nor grey images, or gives scores that are not finite.
+        ValueError: If an argument is out of range, a column cannot be carried over, the output is not one of these
+            arguments, the model has no classifier, takes neither RGB nor grey images, or gives scores that are not
+            finite.
         RuntimeError: If the model cannot be deployed, or workers die again and again at the same images. The shards
             that were made remain.
     """
@@ -94,38 +101,46 @@ def classify_bulk(
             raise ValueError(f'Invalid {name} {value}: use at least {least}.')
     labels = labels_for(model, labels)
     topk = min(topk, model.num_classes)
-    _check_output_is_apart(inputs, output)
+    output = _check_output(inputs, output)
     image_loader(model)  # these raise here what would be raised in a worker
     deploy(model, micro_batch=0)
     listing = list_inputs(inputs, image_column)
-    with output_of(make_manifest(model, listing, labels, topk, shard_size), output) as folder:
+    carried = carried_columns(listing.schemas(), image_column, columns, COLUMNS)
+    manifest = make_manifest(model, listing, labels, topk, shard_size, image_column, carried)
+    with output_of(manifest, output) as folder:
         shards = ShardFolder(folder, len(listing), shard_size)
         missing = shards.missing()
-        rows = cost_table(model)
-        # In the pretrain stage the predictor does not run.
-        costs = [row.total_flops if model.args.stage == 'joint' else row.backbone_flops for row in rows]
         if not missing:
             return report_on(shards, model.resolutions, [], 0.0, 0.0, 0)
-        assembly = Assembly(shards, listing, Meaning(labels, model.resolutions, [c / 1e9 for c in costs], topk))
+        gflops = [row.total_flops / 1e9 for row in cost_table(model)]
+        meaning = Meaning(labels, model.resolutions, gflops, topk)
+        assembly = Assembly(shards, listing, meaning, carried)
         started = time.time()  # as the workers tell the time
         with ray_cluster(address, None if _pixels_move(num_gpus, decoders) else 2 * _size(model)):
             available = ray.cluster_resources()
             plan = plan_workers(available.get('CPU', 0), available.get('GPU', 0), workers, num_gpus, decoders)
             units = list(_units(listing, shards, missing, plan, batch_size))
-            answers = _answers(ray, model, units, plan, image_column, topk, batch_size)
+            attempts = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Attempts).remote()
+            answers = _answers(ray, model, units, attempts, plan, image_column, topk, batch_size)
             _write(answers, assembly, shards, missing, progress)
             ended = time.time()
-        return report_on(
-            shards, model.resolutions, missing, ended - started, ended - assembly.began,
-            max(0, len(assembly.workers) - plan.workers))
+            dead = ray.get(attempts.repeated.remote())
+        return report_on(shards, model.resolutions, missing, ended - started, ended - assembly.began, dead)
 
 
-def _check_output_is_apart(inputs: Sequence[str | Path], output: str | os.PathLike[str]) -> None:
-    """Refuse an output that would be among the inputs of the next run."""
-    folder = Path(output).resolve()
+def _check_output(inputs: Sequence[str | Path], output: str | os.PathLike[str]) -> str:
+    """The path of the output, which must not be among the inputs of the next run."""
+    name = local_path(os.fspath(output))
+    if is_address(name):
+        raise ValueError(
+            f'Invalid output {output}: shards are written to a folder on this machine; name one, and copy it there when'
+            ' the run is complete.')
+    folder = Path(name).resolve()
     for item in inputs:
-        if os.path.isdir(item) and folder.is_relative_to(Path(item).resolve()):
+        path = local_path(os.fspath(item))
+        if os.path.isdir(path) and folder.is_relative_to(Path(path).resolve()):
             raise ValueError(f'Invalid output {output}: it lies in the input {item}; name a folder outside of it.')
+    return name
 
 
 def _pixels_move(num_gpus: float | None, decoders: int | None) -> bool:
@@ -160,6 +175,7 @@ def _answers(
         ray: Any,
         model: DRNet,
         units: Sequence[dict[str, Any]],
+        attempts: Any,
         plan: Plan,
         image_column: str,
         topk: int,
@@ -171,7 +187,6 @@ def _answers(
     """
     logging.getLogger('ray.data').setLevel(logging.CRITICAL)  # errors are raised, and told once
     reference = ray.put(copy.deepcopy(model).cpu())
-    attempts = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Attempts).remote()
     dataset = ray.data.from_items(units, override_num_blocks=len(units))
     dataset.context.enable_progress_bars = False  # there is one for the whole run
     dataset.context.print_on_execution_start = False
@@ -191,8 +206,17 @@ def _answers(
     try:
         yield from dataset.iter_batches(batch_size=None, batch_format='pyarrow')
     except ray.exceptions.RayError as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise RuntimeError(f'The workers failed ({reason[-1].strip()}). The shards that were made remain.') from error
+        reason = _reason(ray, attempts) or first_line(error)
+        raise RuntimeError(f'The workers failed ({reason}). The shards that were made remain.') from error
+
+
+def _reason(ray: Any, attempts: Any) -> str | None:
+    """What a worker said before it failed."""
+    try:
+        reason: str | None = ray.get(attempts.failure.remote(), timeout=10)
+    except ray.exceptions.RayError:
+        return None
+    return reason
 
 
 def _write(
@@ -205,17 +229,14 @@ def _write(
     """Write each shard when it is complete."""
     made = len(shards) - len(missing)
     to_do = sum(stop - start for start, stop in map(shards.span, missing))
-    bar = tqdm(
-        total=shards.images, initial=shards.images - to_do, desc='classify', unit='image', leave=False,
-        disable=None if progress else True)
-    with bar, closing(answers):  # so that the workers stop on an error, too
-        bar.set_postfix_str(f'{made} of {len(shards)} shards')
+    shown = Progress(shards.images, shards.images - to_do, len(shards), made, progress)
+    with shown, closing(answers):  # so that the workers stop on an error, too
         for table in answers:
             for shard, rows in assembly.add(table):
                 shards.write(shard, rows)
                 made += 1
-                bar.set_postfix_str(f'{made} of {len(shards)} shards', refresh=False)
-            bar.update(len(table))
+                shown.shard()
+            shown.update(len(table))
     assembly.check_nothing_is_left()
     if made < len(shards):
         raise RuntimeError(f'Only {made} of {len(shards)} shards were made; run the same again.')

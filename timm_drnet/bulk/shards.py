@@ -86,16 +86,21 @@ def replacing(target: Path) -> Iterator[Path]:
 
     Yields:
         What to write instead.
+
+    Raises:
+        OSError: If it cannot be written; the error names the target.
     """
     file = target.with_name(f'.{target.name}.{uuid.uuid4().hex}.tmp')
     try:
         yield file
         _sync(file)
         os.replace(file, target)
-    except BaseException:
+        _sync(target.parent)
+    except BaseException as error:
         file.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno:  # those of pyarrow name no file
+            raise OSError(error.errno, os.strerror(error.errno), str(target)) from error
         raise
-    _sync(target.parent)
 
 
 def remove_leftovers(folder: Path) -> None:

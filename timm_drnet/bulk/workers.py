@@ -4,16 +4,15 @@ A worker decodes what it classifies, which keeps every core busy without moving 
 have accelerators, those must not wait for Pillow, so decoders of their own go before them.
 """
 
-import os
-import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from ..core.drnet import DRNet
-from ..data.pixels import ignore_warnings
+from ..data.pixels import first_line, ignore_warnings
 from ..data.reading import image_loader
 from ..deploy.deployed import deploy
 from .decoding import Decoder
@@ -57,7 +56,8 @@ class DecodingWorker:
         ignore_warnings()
         torch.set_num_threads(threads)
         self._attempts = attempts
-        self._decode = Decoder(image_loader(ray.get(model)), column, threads)
+        with _telling(attempts, 'a worker could not start'):
+            self._decode = Decoder(image_loader(ray.get(model)), column, threads)
 
     def __call__(self, units: Any) -> Iterator[dict[str, Any]]:
         """Decode units of work, a table.
@@ -68,8 +68,10 @@ class DecodingWorker:
         import numpy as np
 
         for first, locations in _units(units):
-            _begin(self._attempts, f'decode {first}', first, len(locations))
-            decoded = list(self._decode(locations))
+            images = _images(first, len(locations), locations)
+            _begin(self._attempts, f'decode {first}', images)
+            with _telling(self._attempts, f'images {images}'):
+                decoded = list(self._decode(locations))
             shape = next((image.shape for image in decoded if isinstance(image, torch.Tensor)), (0,))
             blank = torch.zeros(shape)
             yield {
@@ -106,13 +108,13 @@ class ClassifyingWorker:
 
         ignore_warnings()
         torch.set_num_threads(threads)  # Ray says one, by OMP_NUM_THREADS, where a worker has not just that many
-        original: DRNet = ray.get(model)
-        self._decode = Decoder(image_loader(original), column, threads)
-        self._model = deploy(original.to(device).eval())
+        with _telling(attempts, 'a worker could not start'):
+            original: DRNet = ray.get(model)
+            self._decode = Decoder(image_loader(original), column, threads)
+            self._model = deploy(original.to(device).eval())
         self._attempts = attempts
         self._topk, self._batch_size, self._device = topk, batch_size, device
         self._began = 0.0
-        self._name = f'{socket.gethostname()}:{os.getpid()}'
 
     def __call__(self, units: Any) -> Iterator[Any]:
         """Decode and classify units of work, a table.
@@ -121,13 +123,20 @@ class ClassifyingWorker:
             A table for each, see `_answers`.
         """
         for first, locations in _units(units):
-            positions = list(range(first, first + len(locations)))
-            self._begin(positions)  # before the decoder, which may read ahead
-            yield self._classify(positions, self._decode(locations))
+            yield self._work(list(range(first, first + len(locations))), self._decode(locations), locations)
 
-    def _begin(self, positions: list[int]) -> None:
+    def _work(
+            self,
+            positions: list[int],
+            images: Iterable[torch.Tensor | str],
+            locations: Sequence[Location] = (),
+    ) -> Any:
+        """Classify images, with word of it before the first is taken and after what fails."""
         self._began = self._began or time.time()
-        _begin(self._attempts, f'classify {positions[0]}', positions[0], len(positions))
+        names = _images(positions[0], len(positions), locations)
+        _begin(self._attempts, f'classify {positions[0]}', names)
+        with _telling(self._attempts, f'images {names}'):
+            return self._classify(positions, images)
 
     def _classify(self, positions: list[int], images: Iterable[torch.Tensor | str]) -> Any:
         errors: list[str | None] = []
@@ -141,11 +150,11 @@ class ClassifyingWorker:
         stream = readable()
         head = next(stream, None)
         if head is None:  # nothing to classify
-            return _answers(positions, errors, [], [], [], self._name, self._began)
+            return _answers(positions, errors, [], [], [], self._began)
         choices, logits = classify_grouped(self._model, _chain(head, stream), self._batch_size, self._device)
         best = logits.softmax(dim=1).topk(self._topk, dim=1)
         return _answers(
-            positions, errors, choices.tolist(), best.indices.tolist(), best.values.tolist(), self._name, self._began)
+            positions, errors, choices.tolist(), best.indices.tolist(), best.values.tolist(), self._began)
 
 
 class DecodedClassifyingWorker(ClassifyingWorker):
@@ -158,17 +167,35 @@ class DecodedClassifyingWorker(ClassifyingWorker):
             A table, see `_answers`.
         """
         positions = [int(n) for n in batch['position']]
-        self._begin(positions)
         pixels = (
             error or torch.from_numpy(image.copy())
             for error, image in zip(batch['error'], batch['pixels'], strict=True))
-        yield self._classify(positions, pixels)
+        yield self._work(positions, pixels)
 
 
-def _begin(attempts: Any, work: str, first: int, images: int) -> None:
+def _images(first: int, number: int, locations: Sequence[Location]) -> str:
+    """How to name some images to the user."""
+    where = f', from {locations[0].path} on' if locations else ''
+    return f'{first} to {first + number - 1} of the inputs{where}'
+
+
+def _begin(attempts: Any, work: str, images: str) -> None:
     import ray
 
-    ray.get(attempts.begin.remote(work, f'{first} to {first + images - 1} of the inputs'))
+    ray.get(attempts.begin.remote(work, images))
+
+
+@contextmanager
+def _telling(attempts: Any, where: str) -> Iterator[None]:
+    """Tell why the run will end if what is done here fails."""
+    import ray
+
+    try:
+        yield
+    except Exception as error:
+        remedy = '; use a smaller batch size' if isinstance(error, (MemoryError, torch.OutOfMemoryError)) else ''
+        ray.get(attempts.fail.remote(f'{where}: {type(error).__name__}: {first_line(error)}{remedy}'))
+        raise
 
 
 def _units(units: Any) -> Iterator[tuple[int, list[Location]]]:
@@ -189,7 +216,6 @@ def _answers(
         choices: list[int],
         classes: list[list[int]],
         probabilities: list[list[float]],
-        worker: str,
         began: float,
 ) -> Any:
     """A table with one row for each image: its number, and either what the model says about it or why nothing.
@@ -200,8 +226,7 @@ def _answers(
         choices: Index of the resolution of each that is readable.
         classes: Their most probable classes, best first.
         probabilities: Of these.
-        worker: Which process this is.
-        began: When it was given its first work, in seconds since 1970.
+        began: When this worker was given its first work, in seconds since 1970.
 
     Returns:
         A pyarrow.Table.
@@ -216,6 +241,5 @@ def _answers(
         'classes': pa.array([row[1] for row in rows], pa.list_(pa.int32())),
         'probabilities': pa.array([row[2] for row in rows], pa.list_(pa.float32())),
         'error': pa.array(errors, pa.string()),
-        'worker': pa.array([worker] * len(rows), pa.string()),
         'began': pa.array([began] * len(rows), pa.float64()),
     })

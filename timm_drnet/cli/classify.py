@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
-import sys
+import os
 from typing import Any
 
 from ..bulk.report import BulkReport
@@ -28,9 +28,12 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
     add_model_arguments(parser, positional=True)
     add = parser.add_argument
     add('--input', metavar='PATH', nargs='+', required=True, dest='inputs',
-        help='folders of images or of Parquet files, Parquet files, and quoted patterns such as "photos/**/*.jpg"')
+        help='folders of images or of Parquet files, Parquet files, quoted patterns such as "photos/**/*.jpg", and'
+             ' addresses of such, for example s3://bucket/photos')
     add('--output', metavar='FOLDER', required=True, help='the folder to write, or to complete')
     add('--image-column', metavar='NAME', default='image', help='column of Parquet files with the images (%(default)s)')
+    add('--columns', metavar='NAME', nargs='*',
+        help='columns of Parquet files to carry over into the output; none with --columns alone (all but the images)')
     add('--checkpoint', metavar='FILE', help='trained weights, instead of the registered ones')
     add('--labels', metavar='FILE', help='names of the classes, one per line')
     add('--topk', metavar='K', type=int, default=1, help='labels per image (%(default)s)')
@@ -56,12 +59,13 @@ def run(args: argparse.Namespace) -> int:
             f'--labels {args.labels}: {len(labels)} lines for the {model.num_classes} classes of {args.model!r};'
             ' give one line for each class')
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # Ray tells there of workers that died
+        # Ray prints there, line by line, that a worker died and that its work is given again; one line below says it.
+        with open(os.devnull, 'w') as nowhere, contextlib.redirect_stdout(nowhere):
             report = classify_bulk(
                 model, args.inputs, args.output, labels, args.topk, args.image_column, args.batch_size, args.shard_size,
-                args.workers, args.num_gpus, args.decoders, args.address, progress=True)
+                args.workers, args.num_gpus, args.decoders, args.address, progress=True, columns=args.columns)
     except OSError as error:
-        raise UserError(f'{error.filename}: {error.strerror}' if error.strerror else str(error)) from error
+        raise UserError(f'{error.filename}: {error.strerror}' if error.filename else str(error)) from error
     except (ImportError, ValueError, RuntimeError) as error:
         raise UserError(str(error)) from error
     if report.skipped_shards:
