@@ -7,6 +7,7 @@ in `OnnxDRNet` for ONNX Runtime, in `ExportedDRNet` for ``torch.export``.
 import copy
 import importlib.metadata
 import importlib.util
+import io
 import json
 import os
 import shutil
@@ -230,7 +231,9 @@ def _write_onnx(module: nn.Module, x: torch.Tensor, path: Path, opset: int | Non
 
 def _write_program(module: nn.Module, x: torch.Tensor, path: Path) -> None:
     program = torch.export.export(module, (x,), dynamic_shapes=({0: torch.export.Dim('batch', min=1)},))
-    torch.export.save(program, path)
+    content = io.BytesIO()  # given a path, PyTorch's writer ends the process where it cannot encode or write it
+    torch.export.save(program, content)
+    path.write_bytes(content.getbuffer())
 
 
 def _onnx_program(content: bytes) -> Callable[[torch.Tensor], torch.Tensor]:
