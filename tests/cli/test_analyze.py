@@ -135,7 +135,7 @@ def test_table_shows_the_same_numbers(run, out):
     lines = stdout.splitlines()
     assert max(map(len, lines)) <= 120
     assert lines[0] == 'drnet: 10 images, 3 classes'
-    shown = {line[:31].strip(): re.findall(r'\d+\.\d+', line[31:]) for line in lines[2:-1]}
+    shown = {re.split('  +', line)[0]: re.findall(r'\d+\.\d+', line) for line in lines[2:-1]}
     assert ' '.join(summary['verdict']['sentence'].split()) in ' '.join(stdout.split())
     assert 'warning: ' in stdout
 
@@ -238,18 +238,10 @@ def test_names_of_the_model_come_first(run, model, tmp_path, out):
             'weights of .* are for 3 classes', out)
 
 
-@pytest.mark.parametrize(('option', 'value'), [
-    ('--batch-size', 0), ('--workers', -1), ('--limit', 0), ('--crop-pct', 0.0), ('--crop-pct', 1.5),
-    ('--device', 'nothing'),
-])
-def test_bad_option(run, out, option, value):
-    refused(run(option, value), f'{option} {value}: ', out)
-
-
 def test_bad_model(run, tmp_path, out):
     refused(run(weights=tmp_path / 'nowhere.pth'), 'nowhere.pth: no such file', out)
     refused(run(classes=4), 'the weights are for 3 classes, not 4', out)
-    refused(run(classes=0), '--num-classes 0: ', out)
+    refused(run('--device', 'nothing'), '--device nothing: ', out)
 
 
 def test_folder_is_checked_before_the_model_is_loaded(run, out, monkeypatch, capsys):
@@ -266,14 +258,6 @@ def test_empty_folder_is_taken(run, out):
     out.mkdir()
     assert run()[0] == 0
     assert (out / 'index.html').is_file()
-
-
-def test_full_disk_is_told(run, out, monkeypatch):
-    def fail(*args):
-        raise OSError(28, 'No space left on device')
-
-    monkeypatch.setattr(analyze, 'write_report', fail)
-    refused(run(), f'{out}: No space left on device', out)
 
 
 def test_interrupted(run, out, monkeypatch):

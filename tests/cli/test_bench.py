@@ -96,15 +96,11 @@ def test_plot(run, tmp_path):
     (('--mix', '0.5,0.5,0.5'), 'add up to 1'),
     (('--mix', '1.5,-0.5,0'), 'add up to 1'),
     (('--mix', 'a,b,c'), '--mix a,b,c'),
-    (('-b', 0), '--batch-size 0: use at least 1'),
-    (('--repeats', 0), '--repeats 0: use at least 1'),
-    (('--threads', 0), '--threads 0: use at least 1'),
     (('--data', PHOTOS, '--mix', '1,0,0'), '--mix 1,0,0: with --data the predictor decides'),
     (('--checkpoint', 'x.pth'), '--checkpoint x.pth: without --data no weights are needed'),
     (('--plot', 'x.png'), 'give both of them'),
     (('--results', 'x.json'), 'give both of them'),
     (('--plot', 'x.txt', '--results', 'x.json'), '--plot x.txt: use a name that ends in .png'),
-    (('--output', '/nowhere/x.json'), '--output /nowhere/x.json: cannot write there'),
     (('--engine', 'onnxruntime', '--dtype', 'bfloat16', '-b', 1), '--engine onnxruntime: .*float32'),
 ])
 def test_bad_arguments(run, args, told):

@@ -117,10 +117,7 @@ def test_unreadable_images_are_named(run, data, plain, tmp_path):
 @pytest.mark.parametrize(('args', 'told'), [
     (('--keep', 100), '--keep 100: the resolutions are 64, 48, 32'),
     (('--keep', 64, 48, 32), '--keep 64 48 32: this leaves nothing to do'),
-    (('-b', 1), '--batch-size 1: use at least 2'),
-    (('--lr', 0), '--lr 0.0: use a positive'),
     (('--train-predictor', 1, '-b', 100), '--batch-size 100: there are 24 images to train on'),
-    (('--train-predictor', -1), '--train-predictor -1: use at least 0'),
 ])
 def test_bad_arguments(run, data, plain, tmp_path, args, told):
     code, out, err = run(data, '--checkpoint', plain[1], '--output', tmp_path / 'out', *args)

@@ -122,9 +122,6 @@ def test_interrupted_run_is_completed_by_the_next(ray_here, arguments, checkpoin
 
 
 @pytest.mark.parametrize(('others', 'told'), [
-    (['--topk', '0'], '--topk 0: use at least 1'),
-    (['--workers', '0'], '--workers 0: use at least 1'),
-    (['--shard-size', '0'], '--shard-size 0: use at least 1'),
     (['--labels', '{tmp}/two.txt'], '2 lines for the 5 classes'),
     (['--input', '{tmp}/nowhere'], '{tmp}/nowhere: no such file or folder'),
     (['--input', '{tmp}/table.parquet'], "no column 'image'; name the column of images with --image-column"),

@@ -10,7 +10,8 @@ from PIL import Image
 import timm_drnet
 from timm_drnet import DEFAULT_MODEL
 from timm_drnet.cli import main
-from timm_drnet.cli.common import UserError, load_model, pick_device
+from timm_drnet.cli.common import load_model, pick_device
+from timm_drnet.cli.output import UserError
 from timm_drnet.data.reading import image_loader
 
 PHOTO = str(next((Path(__file__).parents[2] / 'examples' / 'photos').glob('*.jpg')))
@@ -183,10 +184,3 @@ def test_images_are_prepared_as_the_training_run_recorded(tmp_path):
     for channel, (mean, std) in enumerate([(0.1, 0.4), (0.2, 0.5), (0.3, 0.6)]):
         expected = (colours[32:96] / 255 - mean) / std
         torch.testing.assert_close(image[channel], expected.expand(64, -1))
-
-
-def test_positional_argument_behind_model_kwargs_is_a_usage_error(capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(['predict', '--model-kwargs', 'tau=2', 'photo.jpg'])
-    assert stop.value.code == 2
-    assert '--model-kwargs photo.jpg: use KEY=VALUE' in capsys.readouterr().err

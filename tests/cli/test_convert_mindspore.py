@@ -102,7 +102,7 @@ def test_a_full_disk_leaves_what_there_was(convert, quick, tmp_path, capsys):
     assert output.read_bytes() == b'old'
     err = capsys.readouterr().err
     assert len(err.strip().splitlines()) == 1
-    assert f'{output}: cannot write' in err
+    assert f'{output}: cannot be written' in err
 
 
 def test_an_interruption_leaves_what_there_was(convert, quick, tmp_path, monkeypatch):
@@ -110,7 +110,7 @@ def test_an_interruption_leaves_what_there_was(convert, quick, tmp_path, monkeyp
     output.write_bytes(b'old')
 
     def interrupt(tensors, path, metadata):
-        assert path.is_relative_to(tmp_path)  # the same file system, where a file can be moved in one step
+        assert path.parent == tmp_path  # the same file system, where a file can be moved in one step
         path.write_bytes(b'half')
         raise KeyboardInterrupt
 
@@ -143,8 +143,8 @@ def folder(checkpoints, tmp_path, monkeypatch):
     (['c.ckpt', 'p.ckpt', 'o.ckpt'], ['o.ckpt', 'ends in .safetensors']),
     (['c.ckpt', 'p.ckpt', 'o'], ['ends in .safetensors']),
     (['c.ckpt', 'p.ckpt', 'sub.safetensors'], ['sub.safetensors', 'folder']),
-    (['c.ckpt', 'p.ckpt', 'no/o.safetensors'], ["no folder 'no'", 'create it']),
-    (['c.ckpt', 'p.ckpt', 'notes.ckpt/o.safetensors'], ["no folder 'notes.ckpt'"]),
+    (['c.ckpt', 'p.ckpt', 'no/o.safetensors'], ['OUT no/o.safetensors: there is no folder', 'create it']),
+    (['c.ckpt', 'p.ckpt', 'notes.ckpt/o.safetensors'], ['there is no folder']),
     (['c.safetensors', 'p.ckpt', 'c.safetensors'], ['one of the files to convert']),
     (['c.ckpt', 'p.ckpt', 'c.safetensors'], ['one of the files to convert']),
     (['c.ckpt', 'c.safetensors', './sub.safetensors/../c.safetensors'], ['one of the files to convert']),
@@ -174,9 +174,7 @@ def test_no_permission(convert, tmp_path, capsys):
 
 
 def test_help_says_what_happens_to_an_existing_file(capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(['convert-mindspore', '--help'])
-    assert stop.value.code == 0
+    assert main(['convert-mindspore', '--help']) == 0
     text = re.sub(r'\s+', ' ', capsys.readouterr().out)
     assert 'usage: timm-drnet convert-mindspore' in text
     assert 'one that exists is replaced' in text

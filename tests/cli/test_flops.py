@@ -1,9 +1,7 @@
 import json
-from pathlib import Path
 
 import pytest
 
-import timm_drnet
 from timm_drnet.cli import main
 
 
@@ -43,13 +41,3 @@ def test_bad_input_is_one_clear_line(argv, words, capsys):
     err = capsys.readouterr().err
     assert len(err.strip().splitlines()) == 1
     assert all(word in err for word in words)
-
-
-@pytest.mark.parametrize('command', sorted(
-    path.stem.replace('_', '-') for path in (Path(timm_drnet.__file__).parent / 'cli').glob('*.py')
-    if path.stem not in ('__init__', 'common', 'labelled_data')))
-def test_help_of_every_command(command, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main([command, '--help'])
-    assert stop.value.code == 0
-    assert f'usage: timm-drnet {command}' in capsys.readouterr().out

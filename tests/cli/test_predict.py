@@ -173,14 +173,12 @@ def test_odd_file_name_is_printed(predict, tmp_path):
     (['{tmp}/nowhere.jpg'], '{tmp}/nowhere.jpg: no such file or folder'),
     (['{tmp}/*.jpg'], '{tmp}/*.jpg: no image matches'),
     (['{tmp}/empty'], '{tmp}/empty: no image in this folder'),
-    (['{photo}', '--topk', '0'], '--topk 0'),
-    (['{photo}', '--batch-size', '-3'], '--batch-size -3'),
     (['{photo}', '--device', 'warp'], '--device warp'),
     (['{photo}', '--labels', '{tmp}/nowhere.txt'], '--labels {tmp}/nowhere.txt: No such file'),
     (['{photo}', '--labels', '{photo}'], '--labels {photo}: not a text file'),
     (['{photo}', '--labels', '{tmp}/two.txt'], '2 lines for the 5 classes'),
     (['{photo}', '--save', '{tmp}/sheet.xyz'], '--save {tmp}/sheet.xyz: cannot write this format'),
-    (['{photo}', '--save', '{tmp}/nowhere/sheet.png'], "no folder '{tmp}/nowhere'"),
+    (['{photo}', '--save', '{tmp}/nowhere/sheet.png'], 'no folder {tmp}/nowhere'),
     (['{photo}', '--save', '{tmp}/folder.png'], 'this is a folder'),
     (['{tmp}/own.png', '--save', '{tmp}/own.png'], 'one of the images'),
 ])
@@ -202,9 +200,3 @@ def test_bad_output_is_noticed_before_the_model_is_loaded(capsys, tmp_path):
     code = main(['predict', str(PHOTOS), '--model', 'no such model', '--save', str(tmp_path / 'sheet.docx')])
     assert code == 2
     assert '--save' in capsys.readouterr().err
-
-
-@pytest.mark.parametrize('number', ['0', '-1'])
-def test_number_of_classes(capsys, number):
-    assert main(['predict', str(PHOTOS), f'--num-classes={number}']) == 2
-    assert f'--num-classes {number}' in capsys.readouterr().err

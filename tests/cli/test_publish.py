@@ -257,7 +257,6 @@ def test_bad_source(run, models, checkpoint, tmp_path):
     (tmp_path / 'noise.pth').write_bytes(b'noise')
     refused(run(tmp_path / 'noise.pth'), 'noise.pth: not a checkpoint')
     refused(run(checkpoint, '--num-classes', 7), 'the weights are for 6 classes, not 7')
-    refused(run(checkpoint, '--num-classes', 0), '--num-classes 0: ')
     refused(run(checkpoint, '--model-kwargs', 'resolutions=(64,32)'), 'norms for 3 resolutions')
     refused(run(checkpoint, '--model', 'test_resnet'), 'cannot create model')
     plain = timm.create_model('test_resnet', num_classes=6)
@@ -269,12 +268,6 @@ def test_bad_source(run, models, checkpoint, tmp_path):
     assert not (tmp_path / 'dry').exists()
 
 
-@pytest.mark.parametrize('value', ['num_classes=7', 'checkpoint=x.pth', 'option=x', 'resolutions'])
-def test_model_kwargs_that_are_none(run, checkpoint, capsys, value):
-    with pytest.raises(SystemExit) as stop:
-        run(checkpoint, '--model-kwargs', value)
-    assert stop.value.code == 2
-    assert f'error: --model-kwargs {value}: ' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(('args', 'words'), [
@@ -301,23 +294,14 @@ def test_bad_repository(run, checkpoint, repo, words):
 
 
 def test_bad_folder(run, checkpoint, tmp_path):
-    refused(run(checkpoint, dry=tmp_path / 'no/such'), "there is no folder '.*no'; create it first")
+    refused(run(checkpoint, dry=tmp_path / 'no/such'), '--dry-run .*: there is no folder .*no; create it first')
     (tmp_path / 'full').mkdir()
     (tmp_path / 'full/file').write_text('mine')
-    refused(run(checkpoint, dry=tmp_path / 'full'), 'full: exists and is not an empty folder')
-    refused(run(checkpoint, dry=tmp_path / 'full/file'), 'exists and is not an empty folder')
+    refused(run(checkpoint, dry=tmp_path / 'full'), 'full: this folder is not empty')
+    refused(run(checkpoint, dry=tmp_path / 'full/file'), 'this is a file or a link')
     assert (tmp_path / 'full/file').read_text() == 'mine'
     (tmp_path / 'empty').mkdir()
     assert run(checkpoint, dry=tmp_path / 'empty')[0] == 0
-
-
-def test_full_disk_is_told(run, checkpoint, tmp_path, monkeypatch):
-    def fail(*args, **kwargs):
-        raise OSError(28, 'No space left on device')
-
-    monkeypatch.setattr('timm_drnet.cli.publish.save_folder', fail)
-    code, _, err = run(checkpoint)
-    assert (code, err) == (2, f'timm-drnet publish: cannot write to {tmp_path / "dry"}: No space left on device\n')
 
 
 def test_results_that_do_not_belong_to_the_model(run, models, checkpoint, tmp_path):

@@ -242,7 +242,6 @@ def test_dataset_of_torchvision(run, data):
 
 
 @pytest.mark.parametrize(('option', 'value'), [
-    ('--batch-size', 0), ('--workers', -1), ('--limit', 0), ('--crop-pct', 0.0), ('--crop-pct', 1.5),
     ('--output', '/nowhere/result.json'), ('--output', '/'), ('--device', 'nothing'),
 ])
 def test_bad_option(run, option, value):
@@ -254,7 +253,6 @@ def test_bad_model(run, tmp_path):
     refused(run(classes=4), 'the weights are for 3 classes, not 4')
     refused(run(model='nothing', kwargs=[]), "cannot create model 'nothing'")
     refused(run(weights=None, kwargs=['--model-kwargs', 'backbone=mobilenetv2_035']), '--checkpoint')
-    refused(run(classes=0), '--num-classes 0: ')
 
 
 def test_interrupted(run, monkeypatch):

@@ -1,51 +1,56 @@
-"""The ``timm-drnet`` command: one module per task, each with a parser and a function that runs it."""
+"""The ``timm-drnet`` command: `parsers` describes its commands, and the module of a command's name runs it."""
 
-import argparse
-from collections.abc import Sequence
+import importlib
+from collections.abc import Callable, Sequence
 
-from ..cli import (
-    analyze,
-    bench,
-    budget,
-    calibrate,
-    classify,
-    convert_mindspore,
-    export,
-    flops,
-    last_checkpoint,
-    predict,
-    publish,
-    validate,
-)
-from ..data.pixels import ignore_warnings
-from ..version import __version__
-from .common import UserError, tell
-
-_COMMANDS = (
-    predict, classify, validate, analyze, flops, budget, calibrate, bench, export, publish, convert_mindspore,
-    last_checkpoint)
+from ..data.output_folder import OutputError
+from .output import UserError, tell
+from .parsers import build_parser
+from .process import signals_as_exits, standard_streams
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prepare: Callable[[], object] = lambda: None) -> int:
     """Run one command.
 
     Args:
         argv: Arguments; those of the process by default.
+        prepare: Called before the command is run, but not for its help or a usage error.
 
     Returns:
-        0, or 1 where the command did its work but part of the input was unusable, or 2 for bad input.
+        0, or 1 where the command did its work but part of the input was unusable, or 2 for bad input and for output
+        that could not be written; 128 and its number for a signal that ended it, a closed pipe (SIGPIPE) included.
     """
-    parser = argparse.ArgumentParser(prog='timm-drnet', description='Dynamic input resolution for CNNs.')
-    parser.add_argument('--version', action='version', version=f'%(prog)s {__version__}')
-    commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
-    for command in _COMMANDS:
-        command.add_parser(commands).set_defaults(run=command.run)
-    args = parser.parse_args(argv)
-    ignore_warnings()
+    with standard_streams() as out, signals_as_exits():
+        code = _run(argv, prepare)
+        out.flush()
+        if out.error is None or code > 1:
+            return code
+        if isinstance(out.error, BrokenPipeError):
+            return 141
+        tell('', f'cannot write to standard output: {out.error.strerror}')
+        return 2
+
+
+def _run(argv: Sequence[str] | None, prepare: Callable[[], object]) -> int:
+    command = ''
     try:
-        return int(args.run(args))
-    except UserError as error:
-        tell(args.command, str(error))
+        args = build_parser().parse_args(argv)
+        command = args.command
+        prepare()
+        # What takes seconds to import, PyTorch and timm, is imported here, and not for --help.
+        module = importlib.import_module(f'.{command.replace("-", "_")}', __package__)
+        from ..data.pixels import ignore_warnings
+
+        ignore_warnings()
+        return int(module.run(args))
+    except (UserError, OutputError) as error:
+        tell(command, str(error))
+        return 2
+    except OSError as error:
+        where = '' if error.filename is None else f'{error.filename}: '
+        tell(command, f'{where}{error.strerror or error}')
         return 2
     except KeyboardInterrupt:
         return 130
+    except SystemExit as stop:
+        return int(stop.code or 0)

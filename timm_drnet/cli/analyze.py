@@ -4,7 +4,6 @@ import argparse
 import json
 import os
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -16,41 +15,17 @@ from ..data.datasets import open_labelled_images
 from ..data.labelled import LabelledImages, make_loader
 from ..data.labels import class_labels
 from ..data.output_folder import check_output_folder
-from ..data.pixels import printable
 from ..data.reading import data_config
-from .common import Subparsers, UserError, add_model_arguments, load_model, pick_device
-from .labelled_data import (
-    add_data_arguments,
-    check_data_arguments,
-    describe_source,
-    measured_how,
-    tell_unreadable,
-    tell_verdict,
-)
-
-
-def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
-    """Describe the command."""
-    parser = commands.add_parser(
-        'analyze', help='write a page about the choices of resolutions on labelled images',
-        description='Write a folder with a page that holds the choices of resolutions on labelled images against the'
-                    ' best ones: accuracy and cost, too small and needlessly large choices, calibration, classes,'
-                    ' thumbnails. images.csv, classes.csv and summary.json hold its numbers. The exit code is 1 if an'
-                    ' image was unreadable.')
-    add_model_arguments(parser, positional=True)
-    add = parser.add_argument
-    add('data', metavar='DATA', help='a folder per class, or a folder with such a folder for the split')
-    add('out', metavar='OUT', help='the folder to write, which must not exist or be empty')
-    add_data_arguments(parser)
-    add('--json', action='store_true', help='print the summary as JSON')
-    return parser
+from ..evaluate.validation import Score
+from .common import load_model, pick_device
+from .labelled_data import describe_source, measured_how, tell_unreadable, tell_verdict
+from .output import Column, UserError, show, table
 
 
 def run(args: argparse.Namespace) -> int:
     """Analyze, write, print where, and tell what could not be read."""
-    check_data_arguments(args)
     try:
-        check_output_folder(args.out)
+        check_output_folder(args.out, 'OUT')
         device = pick_device(args.device)
         model = load_model(args.model, args.num_classes, args.checkpoint, **args.model_kwargs)
         check_analyzable(model)
@@ -64,27 +39,18 @@ def run(args: argparse.Namespace) -> int:
         cascade = model.args.router == 'cascade'
         dial = {'thresholds': model.args.thresholds} if cascade else {'cost_weight': model.args.cost_weight}
         settings = {**measured_how(args, config), **dial}
-        summary = _write(args, analysis, images, _class_names(model, images), settings)
+        summary = write_report(
+            analysis, images, args.out, args.model, describe_source(args, images), _class_names(model, images),
+            settings)
     except ValueError as error:
         raise UserError(str(error)) from error
     except torch.cuda.OutOfMemoryError as error:
         raise UserError(f'--batch-size {args.batch_size}: out of memory on {device}; use a smaller one') from error
-    print(json.dumps(summary, indent=2) if args.json else _table(args, analysis))
+    if args.json:
+        print(json.dumps(summary, indent=2))
+    else:
+        show(*_table(args, analysis))
     return tell_unreadable(args, images, 'analyzed')
-
-
-def _write(
-        args: argparse.Namespace,
-        analysis: Analysis,
-        images: LabelledImages,
-        class_names: Sequence[str],
-        settings: dict[str, Any],
-) -> dict[str, Any]:
-    try:
-        return write_report(
-            analysis, images, args.out, args.model, describe_source(args, images), class_names, settings)
-    except OSError as error:
-        raise UserError(f'{args.out}: {error.strerror or error}; name another folder') from error
 
 
 def _class_names(model: DRNet, images: LabelledImages) -> Sequence[str]:
@@ -98,35 +64,37 @@ def _class_names(model: DRNet, images: LabelledImages) -> Sequence[str]:
     return [names.get(index, label) for index, label in enumerate(labels)]
 
 
-def _table(args: argparse.Namespace, analysis: Analysis) -> str:
+def _table(args: argparse.Namespace, analysis: Analysis) -> list[str]:
     validation, choices = analysis.validation, analysis.choices
     oracle, verdict = validation.oracle, validation.verdict
     largest = validation.resolutions[0]
 
-    def line(name: str, top1: float, gflops: float, fraction: float) -> str:
-        return f'{name:<31}{top1:>10.2f} %{gflops:>12.4f}{100 * fraction:>12.1f} %'
+    def row(name: str, score: Score) -> tuple[str, float, float, float]:
+        return name, score.top1, score.gflops, 100 * score.fraction
 
-    lines = [
-        f'{printable(args.model)}: {validation.images:,} images, {validation.num_classes:,} classes',
-        f'{"":<31}{"top-1":>12}{"GFLOPs":>12}{"of largest":>14}',
-        line('dynamic', validation.dynamic.top1, validation.dynamic.gflops, validation.dynamic.fraction),
-        line(f'held at {largest.resolution} px', largest.held.top1, largest.held.gflops, largest.held.fraction),
-        line('lots at the same shares', validation.random.mean.top1, validation.random.mean.gflops,
-             validation.random.mean.fraction),
-        line('oracle, with the router', oracle.top1, oracle.gflops_with_router, oracle.fraction_with_router),
-        line('oracle', oracle.top1, oracle.gflops, oracle.fraction),
+    rows: list[Sequence[str | float]] = [
+        row('dynamic', validation.dynamic),
+        row(f'held at {largest.resolution} px', largest.held),
+        row('lots at the same shares', validation.random.mean),
+        ('oracle, with the router', oracle.top1, oracle.gflops_with_router, 100 * oracle.fraction_with_router),
+        ('oracle', oracle.top1, oracle.gflops, 100 * oracle.fraction),
     ]
     if verdict is not None:
         dynamic = validation.dynamic
-        lines.insert(4, line(
-            'static line at the same cost', verdict.static.top1, dynamic.gflops, dynamic.fraction))
-    for name, number in (
-            ('too small', choices.outcomes.too_small), ('needlessly large', choices.outcomes.needlessly_large),
-            ('right at no resolution', oracle.none_right)):
-        lines.append(f'{name:<31}{100 * number / validation.images:>10.2f} %')
-    lines.append(f'{"agreement with the oracle":<31}{100 * choices.agreement:>10.2f} %, by chance'
-                 f' {100 * choices.agreement_by_chance:.2f} %')
-    lines.append(f'{"calibration error":<31}{100 * analysis.calibration.ece:>10.2f} %')
-    lines += tell_verdict(verdict)
-    lines.append(f'look at it: {printable(os.path.join(args.out, "index.html"))}')
-    return '\n'.join(lines)
+        rows.insert(2, (
+            'static line at the same cost', verdict.static.top1, dynamic.gflops, 100 * dynamic.fraction))
+    remarks: list[Sequence[str | float]] = [
+        ('too small', 100 * choices.outcomes.too_small / validation.images, ''),
+        ('needlessly large', 100 * choices.outcomes.needlessly_large / validation.images, ''),
+        ('right at no resolution', 100 * oracle.none_right / validation.images, ''),
+        ('agreement with the oracle', 100 * choices.agreement, f'by chance {100 * choices.agreement_by_chance:.2f} %'),
+        ('calibration error', 100 * analysis.calibration.ece, ''),
+    ]
+    columns = [
+        Column(''), Column('top-1', '.2f', '%'), Column('GFLOPs', '.4f'), Column('of largest', '.1f', '%')]
+    return [
+        f'{args.model}: {validation.images:,} images, {validation.num_classes:,} classes',
+        *table(columns, rows),
+        *table([Column(''), Column('', '.2f', '%'), Column('')], remarks)[1:],
+        *tell_verdict(verdict),
+        f'look at it: {os.path.join(args.out, "index.html")}']

@@ -5,7 +5,6 @@ import dataclasses
 import importlib.util
 import json
 import math
-import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,49 +15,24 @@ from tqdm import tqdm
 from ..core.drnet import DRNet
 from ..cost.flops import cost_table
 from ..data.files import find_images
-from ..data.pixels import UnreadableImageError, printable
+from ..data.output_folder import check_output_file, staged_file
+from ..data.pixels import UnreadableImageError
 from ..data.reading import image_loader
 from ..evaluate.bench import Batch, Benchmark, bench, describe_machine, mixed_batches
-from ..evaluate.engines import ENGINES, Engine, prepare_engine
+from ..evaluate.engines import Engine, prepare_engine
 from ..evaluate.results import Results
 from ..evaluate.speed_plot import plot_speed
-from .common import Subparsers, UserError, add_model_arguments, load_model, pick_device, tell
+from .common import load_model, pick_device
+from .output import Column, UserError, show, table, tell
 
 _PLOTS = ('.png', '.svg', '.pdf')
 _DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16}
 
 
-def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
-    """Describe the command."""
-    parser = commands.add_parser(
-        'bench', help='measure speed',
-        description='Measure speed, by one engine or several in turn: of the model, of the same model held at each of'
-                    ' its resolutions, and of all branches on every image, side by side. Times are for whole batches,'
-                    ' which every side runs in the pieces that serve it best.')
-    add_model_arguments(parser, positional=True)
-    add = parser.add_argument
-    add('--checkpoint', metavar='FILE', help='trained weights, for --data')
-    add('--mix', metavar='P,P,...', help='share of each resolution, largest first (all the same)')
-    add('--data', metavar='PATH', nargs='+', help='images or folders: run each at the resolution predicted for it')
-    add('-b', '--batch-size', metavar='N', type=int, nargs='+', default=[1, 8, 32], help='(1 8 32)')
-    add('--engine', metavar='NAME', nargs='+', choices=ENGINES, default=['eager', 'deployed'],
-        help=f'some of {", ".join(ENGINES)} (eager deployed)')
-    add('--repeats', metavar='N', type=int, default=20, help='runs of each batch in each way (%(default)s)')
-    add('--threads', metavar='N', type=int, help="threads (PyTorch's default)")
-    add('--device', metavar='NAME', help='cpu, cuda, cuda:1, ... (the accelerator, if there is one)')
-    add('--dtype', choices=_DTYPES, default='float32', help='(%(default)s)')
-    add('--channels-last', action='store_true', help='run in the channels_last memory format')
-    add('--results', metavar='FILE', help='JSON of timm-drnet validate for this model: its accuracies, for --plot')
-    add('--plot', metavar='FILE', help='draw accuracy against time: a .png, .svg or .pdf')
-    add('--json', action='store_true', help='print JSON')
-    add('--output', metavar='FILE', help='also write the JSON to a file')
-    return parser
-
-
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
     device = pick_device(args.device)
-    _check(args)
+    output, plot = _check(args)
     if args.threads:
         torch.set_num_threads(args.threads)
     needs_weights = bool(args.data)
@@ -93,21 +67,21 @@ def run(args: argparse.Namespace) -> int:
         'engines': {name: [dataclasses.asdict(one) for one in each] for name, each in measured.items()},
     }
     text = json.dumps(report, indent=2)
-    if args.output:
-        Path(args.output).write_text(text + '\n', encoding='utf-8')
-    if accuracies is not None:
-        plot_speed(measured, accuracies, args.plot, f'{args.model}, {report["machine"]["processor"]}')
-    print(text if args.json else _table(args.model, report['machine'], measured))
+    if args.json:
+        print(text)
+    else:
+        show(*_tables(args.model, report['machine'], measured))
+    if output is not None:
+        with staged_file(output) as file:
+            file.write_text(text + '\n', encoding='utf-8')
+    if plot is not None and accuracies is not None:
+        with staged_file(plot) as file:
+            plot_speed(measured, accuracies, file, f'{args.model}, {report["machine"]["processor"]}')
     return 0
 
 
-def _check(args: argparse.Namespace) -> None:
-    """Refuse what would only fail later, perhaps after a long measurement."""
-    for option, value in (
-            *(('--batch-size', size) for size in args.batch_size), ('--repeats', args.repeats),
-            ('--threads', args.threads)):
-        if value is not None and value < 1:
-            raise UserError(f'{option} {value}: use at least 1')
+def _check(args: argparse.Namespace) -> tuple[Path | None, Path | None]:
+    """Refuse what would only fail later, perhaps after a long measurement; the files of --output and --plot."""
     if args.data and args.mix:
         raise UserError(f'--mix {args.mix}: with --data the predictor decides; leave one of them out')
     if args.checkpoint and not args.data:
@@ -118,10 +92,8 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f'--plot {args.plot}: use a name that ends in {", ".join(_PLOTS)}')
     if args.plot and importlib.util.find_spec('matplotlib') is None:
         raise UserError('--plot needs matplotlib: pip install "timm-drnet[plot]"')
-    for option, name in (('--output', args.output), ('--plot', args.plot)):
-        path = Path(name) if name else None
-        if path and (path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK)):
-            raise UserError(f'{option} {name}: cannot write there; name a file in an existing folder')
+    output = check_output_file(args.output, '--output') if args.output else None
+    return output, check_output_file(args.plot, '--plot') if args.plot else None
 
 
 def _accuracies(args: argparse.Namespace, model: DRNet) -> Results:
@@ -185,11 +157,18 @@ def _like(weight: torch.Tensor, x: torch.Tensor, channels_last: bool) -> torch.T
     return x.contiguous(memory_format=torch.channels_last) if channels_last else x
 
 
-def _table(model: str, machine: dict[str, Any], results: dict[str, list[Benchmark]]) -> str:
-    """One block for each engine and batch size."""
+def _tables(model: str, machine: dict[str, Any], results: dict[str, list[Benchmark]]) -> list[str]:
+    """A table for each engine and batch size, all with the same columns."""
+    columns = [
+        Column(''), Column('ms', '.2f'), Column('p50', '.2f'), Column('p90', '.2f'), Column('p99', '.2f'),
+        Column('images/s', '.1f'), Column('MiB', '.0f'), Column('FLOPs', '.3f'), Column('time', '.3f')]
+    headings, *rows = table(columns, [
+        (row.name, row.milliseconds, row.p50, row.p90, row.p99, row.images_per_second,
+         None if row.peak_memory is None else row.peak_memory / 2 ** 20, row.flops_ratio, row.time_ratio)
+        for benchmarks in results.values() for one in benchmarks for row in one.timings])
     first = next(iter(results))
     lines = [
-        f'{printable(model)} on {machine["processor"]}, {machine["device"]}, {machine["threads"]} threads,'
+        f'{model} on {machine["processor"]}, {machine["device"]}, {machine["threads"]} threads,'
         f' torch {machine["torch"]}']
     for name, benchmarks in results.items():
         for one in benchmarks:
@@ -199,11 +178,7 @@ def _table(model: str, machine: dict[str, Any], results: dict[str, list[Benchmar
                 f'{name}, batches of {one.batch_size}, shares of the resolutions {shares};'
                 f' routing alone takes {100 * one.routing:.1f} %'
                 + ('' if name == first else f'; {one.speedup:.2f} times the throughput of {first}'),
-                f'{"":<18}{"ms":>9}{"p50":>9}{"p90":>9}{"p99":>9}{"images/s":>10}{"MiB":>7}{"FLOPs":>8}{"time":>8}',
-            ]
-            for row in one.timings:
-                memory = '-' if row.peak_memory is None else f'{row.peak_memory / 2 ** 20:.0f}'
-                lines.append(
-                    f'{row.name:<18}{row.milliseconds:>9.2f}{row.p50:>9.2f}{row.p90:>9.2f}{row.p99:>9.2f}'
-                    f'{row.images_per_second:>10.1f}{memory:>7}{row.flops_ratio:>8.3f}{row.time_ratio:>8.3f}')
-    return '\n'.join(lines)
+                headings,
+                *rows[:len(one.timings)]]
+            rows = rows[len(one.timings):]
+    return lines

@@ -1,8 +1,6 @@
 """``timm-drnet calibrate``: make a plain pretrained backbone a DRNet in minutes."""
 
 import argparse
-import math
-import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,44 +14,20 @@ from ..data.datasets import open_labelled_images
 from ..data.files import find_images
 from ..data.labelled import LabelledImages, make_loader
 from ..data.reading import Unreadable, data_config, image_loader, read_batches
-from ..hub.publishing import disown_source, save_folder
+from ..hub.publishing import disown_source
 from ..train.norm_statistics import calibrate_norms
 from ..train.predictor import train_predictor
-from .common import Subparsers, UserError, add_model_arguments, check_new_folder, load_model, pick_device, tell
-
-
-def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
-    """Describe the command."""
-    parser = commands.add_parser(
-        'calibrate', help='make a plain pretrained backbone usable at all resolutions',
-        description="Estimate the statistics of each resolution's norms anew on some images, which need no labels, so"
-                    ' that a plain pretrained backbone becomes usable at the lower resolutions; then, if asked to,'
-                    ' train the predictor alone, with the backbone as it is. A target for it is given as --model-kwargs'
-                    ' alpha=GFLOPS eta=WEIGHT. The exit code is 1 if an image was unreadable.')
-    add_model_arguments(parser, positional=True)
-    add = parser.add_argument
-    add('data', metavar='DATA', help='a folder of images; a folder per class to train the predictor')
-    add('--output', metavar='DIR', required=True, help='save the model there, for local-dir:DIR and timm-drnet publish')
-    add('--checkpoint', metavar='FILE', help='weights of the plain backbone or of a DRNet, as train.py saves them')
-    add('--keep', metavar='PX', type=int, nargs='+', default=[], help='resolutions whose statistics stay as they are')
-    add('--limit', metavar='N', type=int, help='estimate on N images, drawn at random')
-    add('--train-predictor', metavar='EPOCHS', type=int, default=0, help='then train the predictor (not at all)')
-    add('--split', metavar='NAME', default='train', help='split of a folder per class to train it on (%(default)s)')
-    add('--lr', metavar='R', type=float, default=1e-3, help='learning rate of that training (%(default)s)')
-    add('-b', '--batch-size', metavar='N', type=int, default=64, help='images in a batch (%(default)s)')
-    add('-j', '--workers', metavar='N', type=int, default=min(4, os.cpu_count() or 1),
-        help='processes that read images for the training (%(default)s)')
-    add('--device', metavar='NAME', help='cpu, cuda, cuda:1, ... (the accelerator, if there is one)')
-    add('--seed', metavar='N', type=int, default=42, help='of what is drawn at random (%(default)s)')
-    return parser
+from .common import check_model_folder, load_model, pick_device, save_model
+from .output import UserError, show, tell
 
 
 def run(args: argparse.Namespace) -> int:
     """Calibrate, train if asked to, save."""
-    _check(args)
+    check_model_folder('--output', args.output)
     torch.manual_seed(args.seed)
     device = pick_device(args.device)
     model = load_model(args.model, args.num_classes, args.checkpoint, **args.model_kwargs).to(device)
+    output = check_model_folder('--output', args.output, model)
     for side in args.keep:
         if side not in model.resolutions:
             raise UserError(f'--keep {side}: the resolutions are {", ".join(map(str, model.resolutions))}')
@@ -66,34 +40,19 @@ def run(args: argparse.Namespace) -> int:
             images = calibrate_norms(model, _images(args, model, unreadable), keep)
         except ValueError as error:
             raise UserError(f'{args.data}: {error}') from error
-        print(f'norms: statistics at {others} px estimated on {images:,} images', flush=True)
+        show(f'norms: statistics at {others} px estimated on {images:,} images')
     elif not args.train_predictor:
         raise UserError(f'--keep {" ".join(map(str, args.keep))}: this leaves nothing to do; leave a resolution out, or'
                         ' give --train-predictor')
     if batches is not None:
         _train(args, model, batches)
     disown_source(model)
-    try:
-        save_folder(model.cpu(), args.output)
-    except ValueError as error:
-        raise UserError(f'{args.output}: not written, {error}') from error
-    print(f"timm.create_model({f'local-dir:{args.output}'!r}, pretrained=True)")
+    save_model(model.cpu(), output)
+    show(f"timm.create_model({f'local-dir:{args.output}'!r}, pretrained=True)")
     skipped = {**{one.path: one.reason for one in unreadable}, **(batches.unreadable if batches else {})}
     for path, reason in skipped.items():
         tell('calibrate', f'skipped {path}: {reason}')
     return 1 if skipped else 0
-
-
-def _check(args: argparse.Namespace) -> None:
-    """Refuse what would only fail later, perhaps after long work."""
-    for option, value, least in (
-            ('--batch-size', args.batch_size, 2), ('--workers', args.workers, 0), ('--limit', args.limit, 2),
-            ('--train-predictor', args.train_predictor, 0)):
-        if value is not None and value < least:
-            raise UserError(f'{option} {value}: use at least {least}')
-    if not (args.lr > 0 and math.isfinite(args.lr)):
-        raise UserError(f'--lr {args.lr}: use a positive learning rate')
-    check_new_folder('--output', args.output)
 
 
 def _images(args: argparse.Namespace, model: DRNet, unreadable: list[Unreadable]) -> Iterator[torch.Tensor]:
@@ -124,7 +83,7 @@ def _training_batches(args: argparse.Namespace, model: DRNet, device: torch.devi
 def _train(args: argparse.Namespace, model: DRNet, batches: '_Batches') -> None:
     def progress(epoch: int, loss: float, shares: tuple[float, ...]) -> None:
         told = ', '.join(f'{r} px {s:.1%}' for r, s in zip(model.resolutions, shares, strict=True))
-        print(f'predictor: epoch {epoch} of {args.train_predictor}, loss {loss:.4f}, {told}', flush=True)
+        show(f'predictor: epoch {epoch} of {args.train_predictor}, loss {loss:.4f}, {told}')
 
     try:
         train_predictor(model, batches, args.train_predictor, args.lr, progress=progress)

@@ -1,88 +1,26 @@
-"""What the commands share: naming a model, and refusing bad input."""
+"""What the commands share: models by their names, and where they are saved."""
 
-import argparse
-import sys
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import timm
 import torch
 from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]  # the client's transport
+from safetensors import SafetensorError
 
 from ..data.labels import read_names
-from ..data.pixels import printable
-from ..hub import zoo  # registers the models
+from ..data.output_folder import check_output_folder, staged
+from ..hub import zoo  # noqa: F401  # registers the models
 from ..hub.checkpoints import check_finite, count_classes, load_weights, read_weights
 from ..hub.configuration import check_fields, check_name
+from ..hub.publishing import save_folder
 from ..model import DRNet
 from ..train.resume import CheckpointError, check_checkpoint
 from ..train.training_run import TrainingRun, read_training_run
-
-Subparsers: TypeAlias = 'argparse._SubParsersAction[argparse.ArgumentParser]'
+from .output import UserError
 
 _PREPARATION = ('mean', 'std', 'interpolation', 'crop_pct')
-
-_NOT_MODEL_KWARGS = ('name', 'num_classes', 'checkpoint', 'pretrained', 'option')  # `load_model` has its own
-
-
-class UserError(Exception):
-    """Bad input, to be told in one line that names the argument, the value and the remedy."""
-
-
-def tell(command: str, message: str) -> None:
-    """Say something beside the result of a command: one line on stderr, whatever names of files are in it.
-
-    Args:
-        command: Name of the command.
-        message: What to say.
-    """
-    print(printable(f'timm-drnet {command}: {message}'), file=sys.stderr)
-
-
-class _ModelKwargs(timm.utils.ParseKwargs):
-    """timm's KEY=VALUE arguments, with a usage error for what is none, such as the positional argument behind them."""
-
-    def __call__(
-            self,
-            parser: argparse.ArgumentParser,
-            namespace: argparse.Namespace,
-            values: str | Sequence[Any] | None,
-            option_string: str | None = None,
-    ) -> None:
-        for value in values or ():
-            if '=' not in value:
-                parser.error(f'{option_string} {value}: use KEY=VALUE, behind all other arguments')
-            if value.partition('=')[0] in _NOT_MODEL_KWARGS:
-                parser.error(f'{option_string} {value}: not for here; --help shows the options')
-        super().__call__(parser, namespace, values, option_string)  # type: ignore[no-untyped-call]
-
-
-def add_model_arguments(parser: argparse.ArgumentParser, positional: bool) -> None:
-    """Add the arguments that `load_model` reads.
-
-    Args:
-        parser: The parser of a command.
-        positional: Whether the model is a required positional argument, or an option with the shipped model as default.
-    """
-    text = 'a name from timm.list_models("*drnet*"), hf-hub:ORG/NAME or local-dir:PATH'
-    if positional:
-        parser.add_argument('model', metavar='MODEL', help=text)
-    else:
-        parser.add_argument('--model', metavar='MODEL', default=zoo.DEFAULT_MODEL, help=f'{text} (%(default)s)')
-    add_model_kwargs(parser)
-
-
-def add_model_kwargs(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that `load_model` reads beside the name.
-
-    Args:
-        parser: The parser of a command.
-    """
-    parser.add_argument('--model-kwargs', metavar='KEY=VALUE', nargs='*', default={}, action=_ModelKwargs,
-                        help='arguments of the model, such as resolutions=(224,168,112)')
-    parser.add_argument('--num-classes', metavar='N', type=int, help="number of classes, if not the model's own")
 
 
 def load_model(
@@ -169,17 +107,45 @@ def read_labels(name: str) -> list[str]:
         raise UserError(f'--labels {name}: {error.strerror}; give a text file with one label per line') from error
 
 
-def check_new_folder(option: str, name: str) -> None:
-    """Make sure that a folder can be made, or is empty.
+def check_model_folder(option: str, name: str, model: DRNet | None = None) -> Path:
+    """Make sure that `save_model` can write.
+
+    Args:
+        option: What the command calls the folder.
+        name: The folder.
+        model: The model, once it is there: with it, there must be room for its weights.
+
+    Returns:
+        The absolute path of the folder.
 
     Raises:
-        UserError: If not.
+        OutputError: If not.
     """
-    folder = Path(name)
-    if not folder.resolve().parent.is_dir():
-        raise UserError(f'{option} {folder}: there is no folder {str(folder.parent)!r}; create it first')
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f'{option} {folder}: exists and is not an empty folder; give another')
+    tensors = [] if model is None else [*model.parameters(), *model.buffers()]
+    # Besides numbers, a file of safetensors holds a line about each tensor.
+    size = sum(tensor.numel() * tensor.element_size() + 256 for tensor in tensors)
+    return check_output_folder(name, option, size + 100_000 if tensors else 0)
+
+
+def save_model(model: DRNet, folder: Path, *args: Any) -> None:
+    """Write the folder of a model as a whole or not at all.
+
+    Args:
+        model: The model.
+        folder: As `check_model_folder` returns it.
+        *args: As `save_folder` takes them.
+
+    Raises:
+        OSError: If the folder cannot be written.
+        UserError: If the model cannot be saved.
+    """
+    try:
+        with staged(folder) as staging:
+            save_folder(model, staging, *args)
+    except SafetensorError as error:
+        raise UserError(f'{folder}: cannot be written ({error}); name another folder') from error
+    except ValueError as error:
+        raise UserError(f'{folder}: not written, {error}') from error
 
 
 def pick_device(name: str | None) -> torch.device:

@@ -5,16 +5,8 @@ import dataclasses
 import json
 
 from ..cost.flops import cost_table
-from .common import Subparsers, add_model_arguments, load_model
-
-
-def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
-    """Describe the command."""
-    text = 'show the FLOPs of every resolution, and the parameters'
-    parser = commands.add_parser('flops', help=text, description=f'{text[0].upper()}{text[1:]}.')
-    add_model_arguments(parser, positional=True)
-    parser.add_argument('--json', action='store_true', help='print JSON')
-    return parser
+from .common import load_model
+from .output import Column, show, table
 
 
 def run(args: argparse.Namespace) -> int:
@@ -31,12 +23,15 @@ def run(args: argparse.Namespace) -> int:
             'model': args.model, 'parameters': parameters, 'rows': [dataclasses.asdict(row) for row in rows],
         }, indent=2))
         return 0
-    print(f'{args.model}: multiply-accumulates of convolutions and linear layers, for one image')
-    print(f'{"resolution":>10}  {"backbone":>12}  {"predictor":>12}  {"total":>12}  {"fraction":>8}')
-    for row in rows:
-        flops = '  '.join(f'{n / 1e6:>10.1f} M' for n in (row.backbone_flops, row.predictor_flops, row.total_flops))
-        print(f'{row.resolution:>7} px  {flops}  {row.fraction:>8.3f}')
     extra = parameters['total'] - parameters['backbone'] - parameters['predictor']
-    print(f'{parameters["total"]:,} parameters: backbone {parameters["backbone"]:,},'
-          f' predictor {parameters["predictor"]:,}, further norms {extra:,}')
+    columns = [
+        Column('resolution', '.0f', 'px'), Column('backbone', '.1f', 'M'), Column('predictor', '.1f', 'M'),
+        Column('total', '.1f', 'M'), Column('fraction', '.3f')]
+    show(
+        f'{args.model}: multiply-accumulates of convolutions and linear layers, for one image',
+        *table(columns, [
+            (row.resolution, row.backbone_flops / 1e6, row.predictor_flops / 1e6, row.total_flops / 1e6, row.fraction)
+            for row in rows]),
+        f'{parameters["total"]:,} parameters: backbone {parameters["backbone"]:,},'
+        f' predictor {parameters["predictor"]:,}, further norms {extra:,}')
     return 0

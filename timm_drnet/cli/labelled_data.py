@@ -1,52 +1,15 @@
-"""What the commands that measure on labelled images share: arguments, and what they tell about the data."""
+"""What the commands that measure on labelled images share: what they tell about the data and the router."""
 
 import argparse
-import os
 import textwrap
 from pathlib import Path
 from typing import Any
 
 from ..cost.verdict import Verdict
 from ..data.labelled import LabelledImages
-from .common import UserError, tell
+from .output import tell
 
 _NAMED = 10  # unreadable files named on the terminal
-
-
-def add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that the other functions read, but for the data itself.
-
-    Args:
-        parser: The parser of a command.
-    """
-    add = parser.add_argument
-    add('--checkpoint', metavar='FILE', help='checkpoint of train.py, or safetensors file, to measure')
-    add('--dataset', metavar='NAME', default='', help='another kind of timm dataset, such as torch/cifar10')
-    add('--split', metavar='NAME', default='validation', help='split of the dataset (%(default)s)')
-    add('--class-map', metavar='FILE', default='', help='label of each class folder, as timm reads it: one name a line')
-    add('--limit', metavar='N', type=int, help='only the first N images')
-    add('--crop-pct', metavar='P', type=float, help="central part of an image to use (the model's own)")
-    add('-b', '--batch-size', metavar='N', type=int, default=64, help='images in a batch (%(default)s)')
-    add('-j', '--workers', metavar='N', type=int, default=min(4, os.cpu_count() or 1),
-        help='processes that read images (%(default)s)')
-    add('--device', metavar='NAME', help='cpu, cuda, cuda:1, ... (the accelerator, if there is one)')
-    add('--amp', action='store_true', help='autocast to bfloat16')
-    add('--seed', metavar='N', type=int, default=42, help='of the bootstrap (%(default)s)')
-
-
-def check_data_arguments(args: argparse.Namespace) -> None:
-    """Refuse what would only fail later, perhaps after a long measurement.
-
-    Raises:
-        UserError: If an argument is out of range.
-    """
-    for option, value, least in (
-            ('--batch-size', args.batch_size, 1), ('--workers', args.workers, 0), ('--limit', args.limit, 1),
-            ('--num-classes', args.num_classes, 1)):
-        if value is not None and value < least:
-            raise UserError(f'{option} {value}: use at least {least}')
-    if args.crop_pct is not None and not 0 < args.crop_pct <= 1:
-        raise UserError(f'--crop-pct {args.crop_pct}: use a fraction of the image, above 0 and up to 1')
 
 
 def describe_source(args: argparse.Namespace, images: LabelledImages) -> str:

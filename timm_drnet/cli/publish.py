@@ -2,51 +2,24 @@
 
 import argparse
 import json
-from contextlib import nullcontext
+import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import timm
 from huggingface_hub.utils import HFValidationError, validate_repo_id  # type: ignore[attr-defined]
-from safetensors import SafetensorError
 
-from ..core.drnet import DRNet
 from ..evaluate.results import Results
 from ..hub.model_card import model_card
-from ..hub.publishing import PublishError, disown_source, find_token, infer_base_model, publish, save_folder
+from ..hub.publishing import PublishError, disown_source, find_token, infer_base_model, publish
+from ..model import DRNet
 from ..train.training_run import TrainingRun, read_training_run
-from .common import Subparsers, UserError, add_model_kwargs, check_new_folder, load_model, read_labels
+from .common import check_model_folder, load_model, read_labels, save_model
+from .output import UserError, show
 
 _SOURCE = 'CHECKPOINT_OR_MODEL'
 _FILES = ('.tar', '.pth', '.pt', '.ckpt', '.bin', '.safetensors')  # which no name of a model ends in
-
-
-def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
-    """Describe the command."""
-    parser = commands.add_parser(
-        'publish', help='put a model with its card on the Hugging Face Hub',
-        description='Put a model on the Hugging Face Hub: weights as safetensors, configuration and model card in one'
-                    ' commit. What train.py recorded in its checkpoint need not be given again. The token is that of'
-                    ' "hf auth login" or HF_TOKEN.')
-    add = parser.add_argument
-    add('source', metavar=_SOURCE, help='checkpoint of train.py, safetensors file, or model as in other commands')
-    add('repo_id', metavar='ORG/NAME', help='repository, created if need be')
-    add('--results', metavar='FILE', help='JSON of timm-drnet validate, for the card')
-    add('--labels', metavar='FILE', help="names of the classes, one per line, if not the model's own")
-    add('--dataset', metavar='ID', action='append', default=[],
-        help='data set by its name on the Hub, such as imagenet-1k; may be repeated, that of --results comes first')
-    add('--base-model', metavar='ORG/NAME', help='model on the Hub that the training started from')
-    add('--license', metavar='ID', help="licence of the weights (the configuration's, else apache-2.0)")
-    add('--private', action='store_true', help='create a private repository')
-    add('--revision', metavar='BRANCH', help='existing branch to commit to (main)')
-    add('--create-pr', action='store_true', help='open a pull request')
-    add('--replace-card', action='store_true', help='overwrite a README.md that is in the repository')
-    add('--message', metavar='TEXT', default='Add model', help='commit message (%(default)s)')
-    add('--dry-run', metavar='DIR', help='only write the files there; nothing is sent')
-    add('--model', metavar='NAME', help='name of the model, if the checkpoint does not record it')
-    add_model_kwargs(parser)
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:
@@ -67,30 +40,29 @@ def run(args: argparse.Namespace) -> int:
     base_model = args.base_model or infer_base_model(model, training)
     card = model_card(
         model, args.repo_id, license, results, training, data_config, args.dataset, base_model, labels)
-    print(_summary(args, model, training, results, license, base_model))
+    show(*_summary(args, model, training, results, license, base_model))
 
-    with nullcontext(args.dry_run) if args.dry_run else TemporaryDirectory() as folder:
-        try:
-            save_folder(model, folder, card, labels, data_config, license)
-        except (OSError, SafetensorError) as error:
-            raise UserError(f'cannot write to {folder}: {getattr(error, "strerror", None) or error}') from error
-        except ValueError as error:
-            raise UserError(f'{args.source}: {error}') from error
-        if args.dry_run:
-            print(_dry_run(args))
-            return 0
+    content = card, labels, data_config, license
+    if args.dry_run is not None:
+        save_model(model, check_model_folder('--dry-run', args.dry_run, model), *content)
+        show(*_dry_run(args))
+        return 0
+    with TemporaryDirectory() as parent:
+        folder = check_model_folder('TMPDIR', os.path.join(parent, 'model'), model)
+        save_model(model, folder, *content)
         try:
             done = publish(folder, args.repo_id, args.private, args.revision, args.create_pr, args.replace_card,
                            args.message, token)
         except PublishError as error:
             raise UserError(str(error)) from error
     if done.card_kept:
-        print('README.md: the repository has one, which was left as it is (--replace-card for the new one)')
+        show('README.md: the repository has one, which was left as it is (--replace-card for the new one)')
     if not done.changed:
-        print('nothing has changed since the last commit')
+        show('nothing has changed since the last commit')
     revision = done.commit.pr_revision or args.revision
-    print(done.commit.pr_url or done.commit.commit_url)
-    print(f"timm.create_model('hf-hub:{args.repo_id}{f'@{revision}' if revision else ''}', pretrained=True)")
+    show(
+        done.commit.pr_url or done.commit.commit_url,
+        f"timm.create_model('hf-hub:{args.repo_id}{f'@{revision}' if revision else ''}', pretrained=True)")
     return 0
 
 
@@ -110,10 +82,8 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError('--dry-run and --create-pr: use one of them; a dry run sends nothing')
     if args.create_pr and args.revision not in (None, 'main'):
         raise UserError(f'--revision {args.revision} and --create-pr: a pull request is for main; use one of them')
-    if args.num_classes is not None and args.num_classes < 1:
-        raise UserError(f'--num-classes {args.num_classes}: use the number of classes of the weights')
     if args.dry_run is not None:
-        check_new_folder('--dry-run', args.dry_run)
+        check_model_folder('--dry-run', args.dry_run)
 
 
 def _load(args: argparse.Namespace) -> tuple[DRNet, TrainingRun | None]:
@@ -181,7 +151,7 @@ def _summary(
         results: Results | None,
         license: str,
         base_model: str | None,
-) -> str:
+) -> list[str]:
     """What goes into the repository, and where it was taken from."""
     weights = args.source
     if training is not None:
@@ -204,17 +174,18 @@ def _summary(
         'data sets': ', '.join(args.dataset) or 'not named (--dataset)',
         'base model': base_model or 'not named (--base-model)', 'accuracy': accuracy,
     }
-    return '\n'.join(f'{key:<11} {value}' for key, value in rows.items())
+    return [f'{key:<11} {value}' for key, value in rows.items()]
 
 
-def _dry_run(args: argparse.Namespace) -> str:
+def _dry_run(args: argparse.Namespace) -> list[str]:
     files = sorted(Path(args.dry_run).iterdir())
     sizes = ', '.join(f'{file.name} ({file.stat().st_size:,} bytes)' for file in files)
     kind = 'private repository' if args.private else 'repository'
     card = '' if args.replace_card else '; a README.md that is there already would stay (--replace-card)'
-    return (f'wrote {sizes} to {args.dry_run}\n'
-            f'publishing would commit them to {args.revision or "main"} of the {kind} {args.repo_id}{card}\n'
-            'nothing was sent')
+    return [
+        f'wrote {sizes} to {args.dry_run}',
+        f'publishing would commit them to {args.revision or "main"} of the {kind} {args.repo_id}{card}',
+        'nothing was sent']
 
 
 def _cfg(model: DRNet) -> dict[str, Any]:
