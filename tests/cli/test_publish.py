@@ -134,7 +134,7 @@ def test_checkpoint_needs_no_further_argument(run, models, tmp_path, ema):
         assert torch.equal(model(x), models[ema](x))
     assert same_state(model.state_dict(), models[ema].state_dict())
     for name in ('resolutions', 'predictor_size', 'alpha', 'eta', 'tau'):
-        assert getattr(model, name) == KWARGS[name]
+        assert getattr(model.args, name) == KWARGS[name]
     data = timm.data.resolve_model_data_config(model)
     assert (data['crop_pct'], data['interpolation'], tuple(data['std'])) == (0.8, 'bicubic', (0.2, 0.3, 0.4))
     card = ModelCard.load(tmp_path / 'dry/README.md')
@@ -229,7 +229,7 @@ def test_pretrain_stage_is_published_only_on_purpose(run, tmp_path):
     refused(run(path, '--model-kwargs', 'stage=joint'), 'its predictor is not trained')
     assert run(path, '--model-kwargs', 'stage=pretrain')[0] == 0
     assert 'pretrain stage and not dynamic' in (tmp_path / 'dry/README.md').read_text()
-    assert timm.create_model(f'local-dir:{tmp_path / "dry"}').stage == 'pretrain'
+    assert timm.create_model(f'local-dir:{tmp_path / "dry"}').args.stage == 'pretrain'
 
 
 class Hostile:

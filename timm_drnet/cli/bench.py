@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
             try:
                 found = bench(
                     {name: partial(_prepare, name, model, images[0], args.threads, progress) for name in args.engine},
-                    batches, costs, args.repeats, model.stage == 'joint', progress.update)
+                    batches, costs, args.repeats, model.args.stage == 'joint', progress.update)
             except ValueError as error:
                 raise UserError(f'--engine {" ".join(args.engine)}: {error}') from error
         for name, one in found.items():
