@@ -153,3 +153,23 @@ def test_no_such_folder(run):
     code, _, err = run('nowhere')
     assert code == 2
     assert err == 'timm-drnet budget: nowhere: no such folder\n'
+
+
+def test_cascade(run, tmp_path):
+    torch.manual_seed(0)
+    kwargs = {'backbone': 'test_resnet', 'resolutions': (64, 48, 32), 'router': 'cascade'}
+    model = timm.create_model('drnet', num_classes=5, **kwargs)
+    torch.nn.init.normal_(model.get_classifier().weight)  # so that confidences differ
+    torch.save({'state_dict': model.state_dict()}, tmp_path / 'last.pth.tar')
+    target = 0.9 * timm_drnet.cost_table(model)[0].backbone_flops / 1e9
+    code, out, err = run(
+        PHOTOS, '--checkpoint', tmp_path / 'last.pth.tar', '--target-gflops', target, '--output', tmp_path / 'saved',
+        '--model-kwargs', *(f'{key}={value}'.replace(' ', '') for key, value in kwargs.items()), model='drnet')
+    assert code == 0, err
+    lines = out.splitlines()
+    assert lines[1].split()[:2] == ['thresholds', 'GFLOPs']
+    assert lines[1].endswith('agreement')
+    assert 'as trained' not in out
+    saved = timm.create_model(f'local-dir:{tmp_path / "saved"}', pretrained=True)
+    shown = lines[lines.index(next(line for line in lines if line.startswith('for '))) + 1]
+    assert shown.startswith(', '.join('-' if t is None else f'{t:.4f}' for t in saved.args.thresholds) + '  ')

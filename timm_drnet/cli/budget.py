@@ -117,17 +117,20 @@ def _unlabelled(args: argparse.Namespace, model: DRNet, unreadable: list[Unreada
 def _table(args: argparse.Namespace, model: DRNet, budget: Budget, no_labels: str | None) -> list[str]:
     costs = measure_costs(model)
     largest = max(costs.backbone)
+    cascade = model.args.router == 'cascade'
     columns = [
-        Column('cost weight', '.4f'), Column(budget.unit, '.4f'), Column('of largest', '.1f', '%'),
-        *(Column(f'{r} px', '.1f', '%') for r in model.resolutions),
-        *([] if no_labels is not None else [Column('top-1', '.2f', '%')]), Column('')]
+        Column('thresholds') if cascade else Column('cost weight', '.4f'), Column(budget.unit, '.4f'),
+        Column('of largest', '.1f', '%'), *(Column(f'{r} px', '.1f', '%') for r in model.resolutions),
+        *([Column('agreement', '.1f', '%')] if cascade else []),
+        *([Column('top-1', '.2f', '%')] if no_labels is None else []), Column('')]
 
-    def row(one: Setting, remark: str = '') -> list[str | float]:
+    def row(one: Setting, remark: str = '') -> list[str | float | None]:
+        dial = ', '.join('-' if t is None else f'{t:.4f}' for t in one.thresholds) if cascade else one.cost_weight
         return [
-            one.cost_weight, one.cost, 100 * one.cost / largest, *(100 * share for share in one.shares),
-            *([] if one.top1 is None else [one.top1]), remark]
+            dial, one.cost, 100 * one.cost / largest, *(100 * share for share in one.shares),
+            *([one.agreement] if cascade else []), *([one.top1] if no_labels is None else []), remark]
 
-    rows = [row(one, 'as trained' if one.cost_weight == 0 else '') for one in budget.curve]
+    rows = [row(one, 'as trained' if one.cost_weight == 0 and not cascade else '') for one in budget.curve]
     lines = table(columns, rows if budget.chosen is None else [*rows, row(budget.chosen)])
     chosen = lines.pop() if budget.chosen is not None else ''
     lines.insert(0, f'{args.model} on {budget.images:,} images of {args.data}')
@@ -136,7 +139,9 @@ def _table(args: argparse.Namespace, model: DRNet, budget: Budget, no_labels: st
         off = 100 * (budget.chosen.cost / budget.target - 1)
         lines += ['', f'for {budget.target:g} {budget.unit}, {off:+.2f} %:', chosen]
         where = args.model if args.output is None else f'local-dir:{args.output}'
-        given = '' if args.output else f', cost_weight={budget.chosen.cost_weight:.6g}'
+        position = (
+            f', thresholds={budget.chosen.thresholds}' if cascade else f', cost_weight={budget.chosen.cost_weight:.6g}')
+        given = '' if args.output else position
         if given and budget.unit == 'ms':
             given += f', cost=({", ".join(f"{c:.6g}" for c in (*costs.backbone, costs.predictor))})'
         lines.append(f'timm.create_model({where!r}, pretrained=True{given})')
