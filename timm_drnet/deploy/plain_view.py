@@ -35,8 +35,8 @@ def plain_view(module: _Module, made: dict[Any, Any] | None = None) -> _Module:
     # Hooks may leave tensors with a history, such as a spectral norm's weight, which cannot be copied.
     vars(view).update((k, v.detach() if isinstance(v, torch.Tensor) else v) for k, v in vars(module).items())
     vars(view).update(
-        training=False, _compiled_call_impl=None, _parameters=dict(module._parameters),
-        _buffers=dict(module._buffers), _modules={})
+        training=False, _parameters=dict(module._parameters), _buffers=dict(module._buffers), _modules={})
+    vars(view).pop('_compiled_call_impl', None)
     for name, child in module._modules.items():
         if child is None or not (parametrized and name == 'parametrizations'):
             view._modules[name] = None if child is None else plain_view(child, made)
