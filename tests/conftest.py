@@ -4,7 +4,9 @@ import dataclasses
 import os
 import re
 
-os.environ['HF_ENDPOINT'] = 'http://127.0.0.1:9'  # read at import: no test may depend on the real Hub
+# Both are read at import. No test may depend on the real Hub, and the processes of tests share the cores.
+os.environ['HF_ENDPOINT'] = 'http://127.0.0.1:9'
+os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 import pytest
 import timm

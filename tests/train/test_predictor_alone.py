@@ -75,5 +75,5 @@ def test_invalid_arguments(problem, kwargs, told):
 
 
 def test_pretrain_stage(make_tiny):
-    with pytest.raises(ValueError, match='of the pretrain stage'):
+    with pytest.raises(ValueError, match='no predictor in use'):
         train_predictor(make_tiny(stage='pretrain'), [], 1)

@@ -51,6 +51,8 @@ class DeployedDRNet(nn.Module):
         """Candidate sides in pixels, largest first."""
         self.args = model.args
         """The arguments of the model."""
+        self.prices = (0.0,) * len(branches)
+        """The dial is inside the predictor already."""
         self.in_chans = model.in_chans
         """Channels of the images."""
         self.num_classes = model.num_classes
@@ -209,10 +211,15 @@ class DeployedDRNet(nn.Module):
                 self.calibrate()
         return self
 
-    def _predict(self, x: torch.Tensor) -> torch.Tensor:
+    @torch.no_grad()
+    def predictor_scores(self, x: torch.Tensor) -> torch.Tensor:
+        """What the predictor says of images, (B, in_chans, S, S), with the dial inside: (B, M)."""
         assert self.predictor is not None
         pieces = _pieces(x, self.predictor_micro_batch)
-        scores = torch.cat([self.predictor(resize(piece, self.args.predictor_size)) for piece in pieces])
+        return torch.cat([self.predictor(resize(piece, self.args.predictor_size)) for piece in pieces])
+
+    def _predict(self, x: torch.Tensor) -> torch.Tensor:
+        scores = self.predictor_scores(x)
         return torch.where(scores.isfinite().all(dim=1), scores.argmax(dim=1), -1)
 
     def _run(self, index: int, x: torch.Tensor, images: torch.Tensor | None = None) -> torch.Tensor:

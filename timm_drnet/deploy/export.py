@@ -88,6 +88,8 @@ def export_model(
         ValueError: If an argument is out of range.
     """
     target = check_target(out, format, opset)
+    if model.args.router == 'cascade':
+        raise ExportError("A cascade is not exported yet: use model.deploy(), or a model with router='predictor'.")
     if labels is None:
         labels = class_labels(model) if model.num_classes else ()
     if len(labels) != model.num_classes:
@@ -158,7 +160,7 @@ def check_target(out: str | os.PathLike[str], format: str = 'onnx', opset: int |
 def _parts(model: DRNet) -> dict[str, tuple[Callable[[], nn.Module], int]]:
     """What is exported: by name, how to get it and the side of its images."""
     parts: dict[str, tuple[Callable[[], nn.Module], int]] = {}
-    if model.args.stage == 'joint':
+    if model.args.uses_predictor:
         parts['predictor'] = partial(priced_predictor, model), model.args.predictor_size
     for j, side in enumerate(model.resolutions):
         parts[f'branch_{side}'] = partial(model.branch, j), side
