@@ -29,6 +29,7 @@ ROOMS = (
     ('model',),
     ('train', 'evaluate', 'bulk'),
     ('hub', 'analysis'),
+    ('adaptation',),
     ('cli',),
     ('',),  # the package itself, which re-exports the public surface
 )

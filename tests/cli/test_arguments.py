@@ -18,7 +18,7 @@ from timm_drnet.evaluate.engines import ENGINES
 COMMANDS = {
     'predict': ['IMAGE'], 'classify': ['MODEL', '--input', 'IMAGES', '--output', 'OUT'], 'validate': ['MODEL', 'DATA'],
     'analyze': ['MODEL', 'DATA', 'OUT'], 'flops': ['MODEL'], 'budget': ['MODEL', 'DATA'],
-    'calibrate': ['MODEL', 'DATA', '--output', 'OUT'], 'bench': ['MODEL'], 'export': ['MODEL', 'OUT'],
+    'adapt': ['BACKBONE', 'IMAGES', '--output', 'OUT'], 'bench': ['MODEL'], 'export': ['MODEL', 'OUT'],
     'publish': ['SOURCE', 'ORG/NAME'], 'convert-mindspore': ['A', 'B', 'OUT'], 'last-checkpoint': ['FOLDER']}
 
 
@@ -55,15 +55,15 @@ def test_constants_are_those_of_the_modules_that_are_not_imported():
 
 @pytest.mark.parametrize(('command', 'arguments', 'told'), [
     *((command, ['--num-classes', '0'], 'argument --num-classes: 0: use a whole number of at least 1')
-      for command in ('predict', 'classify', 'validate', 'analyze', 'budget', 'calibrate', 'publish')),
+      for command in ('predict', 'classify', 'validate', 'analyze', 'budget', 'publish')),
     *((command, ['--num-classes', '-1'], 'argument --num-classes: -1: use a whole number of at least 0')
       for command in ('flops', 'bench', 'export')),
     *((command, ['--seed', value], f'argument --seed: {value}: use a whole number from 0 to 2**64 - 1')
-      for command in ('validate', 'analyze', 'calibrate') for value in ('-1', str(2 ** 64), '1.5')),
+      for command in ('validate', 'analyze', 'adapt') for value in ('-1', str(2 ** 64), '1.5')),
     *((command, ['--crop-pct', value], f'argument --crop-pct: {value}: use a fraction, above 0 and up to 1')
       for command in ('validate', 'budget') for value in ('0.0', '1.5', 'nan')),
     *((command, ['-j', '-1'], 'argument -j/--workers: -1: use a whole number of at least 0')
-      for command in ('validate', 'budget', 'calibrate')),
+      for command in ('validate', 'budget', 'adapt')),
     ('predict', ['--topk', '0'], 'argument --topk: 0: use a whole number of at least 1'),
     ('predict', ['--batch-size', '-3'], 'argument --batch-size: -3: use'),
     ('classify', ['--shard-size', 'x'], 'argument --shard-size: x: use a whole number of at least 1'),
@@ -74,9 +74,9 @@ def test_constants_are_those_of_the_modules_that_are_not_imported():
     ('budget', ['--target-gflops', '0'], 'argument --target-gflops: 0: use a number above 0'),
     ('budget', ['--target-ms', 'inf'], 'argument --target-ms: inf: use a number above 0'),
     ('budget', ['--target-ms', '2', '--target-gflops', '1'], 'not allowed with argument --target-ms'),
-    ('calibrate', ['-b', '1'], 'argument -b/--batch-size: 1: use a whole number of at least 2'),
-    ('calibrate', ['--lr', '0'], 'argument --lr: 0: use a number above 0'),
-    ('calibrate', ['--train-predictor', '-1'], 'argument --train-predictor: -1: use a whole number of at least 0'),
+    ('adapt', ['--epochs', '-1'], 'argument --epochs: -1: use a whole number of at least 0'),
+    ('adapt', ['--target', '1.5'], 'argument --target: 1.5: use a fraction, above 0 and up to 1'),
+    ('adapt', ['--resolutions', '0'], 'argument --resolutions: 0: use a whole number of at least 1'),
     ('bench', ['-b', '8', '0'], 'argument -b/--batch-size: 0: use a whole number of at least 1'),
     ('bench', ['--repeats', '0'], 'argument --repeats: 0: use'),
     ('bench', ['--threads', '100000'], f'argument --threads: 100000: use a whole number from 1 to {os.cpu_count()}'),

@@ -122,7 +122,7 @@ def test_damaged_safetensors_file_is_named(tmp_path):
 
 @pytest.mark.parametrize('command', [
     ['predict', PHOTO, '--model'], ['export', 'OUT'], ['validate', 'DATA'], ['analyze', 'DATA', 'OUT'],
-    ['budget', 'DATA'], ['calibrate', 'DATA', '--output', 'OUT'],
+    ['budget', 'DATA'], ['adapt', 'DATA', '--output', 'OUT'],
     ['bench', '--data', PHOTO, '-b', '1', '--repeats', '1'], ['classify', '--input', PHOTO, '--output', 'OUT'],
     ['publish', 'ORG/NAME', '--dry-run', 'OUT']],
     ids=lambda command: command[0])

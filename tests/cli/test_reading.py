@@ -99,19 +99,13 @@ def arguments(command, folder, data, out):
         'validate': ['validate', model, data, '-j', '0'],
         'analyze': ['analyze', model, data, out, '-j', '0'],
         'budget': ['budget', model, data, '-j', '0'],
-        'calibrate': ['calibrate', model, data, '--output', out],
-        'training': ['calibrate', model, data, '--output', out, '--train-predictor', '1', '--keep', '64', '32',
-                     '-b', '2', '-j', '0'],
         'classify': ['classify', model, '--input', data, '--output', out, '--workers', '1', '--shard-size', '20'],
     }[command]
 
 
-@pytest.mark.parametrize('command', ['predict', 'validate', 'analyze', 'budget', 'calibrate', 'training'])
-def test_commands_see_what_is_meant(command, folder, pictures, seen, tmp_path, monkeypatch):
+@pytest.mark.parametrize('command', ['predict', 'validate', 'analyze', 'budget'])
+def test_commands_see_what_is_meant(command, folder, pictures, seen, tmp_path):
     root, meant = pictures
-    if command == 'training':  # but for the augmentation
-        monkeypatch.setattr('timm.data.loader.create_transform', lambda size, is_training, **kwargs: create_transform(
-            size, **{key: kwargs[key] for key in ('interpolation', 'mean', 'std', 'crop_pct', 'crop_mode')}))
     assert main(arguments(command, folder, str(root), str(tmp_path / 'out'))) == 0
     check(seen, meant)
 
@@ -154,7 +148,7 @@ def check_names(captured):
     assert any(line.startswith('timm-drnet ') and r'c\x1b[2J\n.png: not an image' in line for line in lines)
 
 
-@pytest.mark.parametrize('command', ['predict', 'validate', 'analyze', 'budget', 'calibrate', 'training'])
+@pytest.mark.parametrize('command', ['predict', 'validate', 'analyze', 'budget'])
 def test_names_are_escaped(command, folder, named, capfd):
     assert main(arguments(command, folder, str(named), str(named.parent / 'o\x1b[1mut'))) == 1
     captured = capfd.readouterr()

@@ -17,7 +17,7 @@ TINY = ['--model-kwargs', 'backbone=test_resnet', 'resolutions=(64,48,32)', 'pre
 @pytest.mark.parametrize('argv', [
     ['predict', PHOTOS, '--save', '{out}.png'], ['validate', MODEL, PHOTOS, '--output', '{out}'],
     ['analyze', MODEL, PHOTOS, '{out}'], ['budget', MODEL, PHOTOS, '--target-gflops', '.12', '--output', '{out}'],
-    ['calibrate', MODEL, PHOTOS, '--output', '{out}'], ['bench', MODEL, '--output', '{out}'],
+    ['adapt', MODEL, PHOTOS, '--output', '{out}'], ['bench', MODEL, '--output', '{out}'],
     ['bench', MODEL, '--plot', '{out}.png', '--results', 'x.json'], ['export', MODEL, '{out}', '--format', 'torch'],
     ['publish', MODEL, 'org/name', '--dry-run', '{out}'],
     ['convert-mindspore', 'a.ckpt', 'b.ckpt', '{out}.safetensors'],
@@ -28,7 +28,7 @@ def test_place_is_checked_before_the_work(argv, tmp_path, monkeypatch, capsys):
         raise OSError(30, 'Read-only file system')
 
     module = importlib.import_module(f'timm_drnet.cli.{argv[0].replace("-", "_")}')
-    for load in ('load_model', 'read_checkpoint'):
+    for load in ('load_model', 'read_checkpoint', 'cascade_from'):
         monkeypatch.setattr(module, load, lambda *args, **kwargs: pytest.fail('loaded'), raising=False)
     monkeypatch.setattr(output_folder.tempfile, 'TemporaryFile', read_only)
     assert main([argument.format(out=tmp_path / 'out') for argument in argv]) == 2
@@ -51,7 +51,6 @@ def full_disk(monkeypatch):
 @pytest.mark.parametrize(('argv', 'printed'), [
     (['predict', PHOTOS, '--save', '{out}.png'], 'llama.jpg'),
     (['budget', MODEL, PHOTOS, '--target-gflops', '.12', '--output', '{out}'], 'for 0.12 GFLOPs'),
-    (['calibrate', MODEL, PHOTOS, '--output', '{out}', '-b', '6'], 'norms: statistics'),
     (['publish', MODEL, 'org/name', '--dry-run', '{out}'], 'weights'),
     (['bench', 'drnet', '-b', '1', '--repeats', '1', '--engine', 'eager', '--output', '{out}', *TINY], 'dynamic'),
 ], ids=lambda argv: argv[0])

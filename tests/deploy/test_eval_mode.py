@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from timm_drnet.adaptation.norms import estimate_statistics
 from timm_drnet.deploy.eval_mode import evaluating
 from timm_drnet.evaluate.answers import collect_answers
-from timm_drnet.train.norm_statistics import calibrate_norms
 from timm_drnet.train.predictor import train_predictor
 
 
@@ -15,9 +15,10 @@ def fail(model, batches):
 
 
 @pytest.mark.parametrize(('use', 'error'), [
-    (collect_answers, None), (calibrate_norms, None), (lambda model, batches: train_predictor(model, batches, 1), None),
+    (collect_answers, None), (lambda model, batches: train_predictor(model, batches, 1), None),
+    (lambda model, batches: estimate_statistics(model, 1, [x for x, _ in batches]), None),
     (fail, KeyError), (lambda model, batches: collect_answers(model, []), ValueError),
-    (lambda model, batches: calibrate_norms(model, []), ValueError),
+    (lambda model, batches: estimate_statistics(model, 1, []), ValueError),
     (lambda model, batches: train_predictor(model, [], 1), ValueError),
 ])
 @pytest.mark.parametrize('training', [True, False])

@@ -11,15 +11,16 @@ import torch
 from tqdm import tqdm
 
 from ..core.drnet import DRNet
-from ..cost.budget import Budget, Setting, find_budget, turn_to
+from ..cost.budget import Budget, find_budget, turn_to
 from ..cost.costs import measure_costs
 from ..cost.latency import latency_table
 from ..data.datasets import open_labelled_images
 from ..data.files import find_images
 from ..data.labelled import DataError, make_loader
 from ..data.reading import Unreadable, data_config, image_loader, read_batches
+from .budget_table import budget_table
 from .common import check_model_folder, load_model, pick_device, save_model
-from .output import Column, UserError, show, table, tell
+from .output import UserError, show, tell
 
 
 def run(args: argparse.Namespace) -> int:
@@ -116,28 +117,9 @@ def _unlabelled(args: argparse.Namespace, model: DRNet, unreadable: list[Unreada
 
 def _table(args: argparse.Namespace, model: DRNet, budget: Budget, no_labels: str | None) -> list[str]:
     costs = measure_costs(model)
-    largest = max(costs.backbone)
     cascade = model.args.router == 'cascade'
-    columns = [
-        Column('thresholds') if cascade else Column('cost weight', '.4f'), Column(budget.unit, '.4f'),
-        Column('of largest', '.1f', '%'), *(Column(f'{r} px', '.1f', '%') for r in model.resolutions),
-        *([Column('agreement', '.1f', '%')] if cascade else []),
-        *([Column('top-1', '.2f', '%')] if no_labels is None else []), Column('')]
-
-    def row(one: Setting, remark: str = '') -> list[str | float | None]:
-        dial = ', '.join('-' if t is None else f'{t:.4f}' for t in one.thresholds) if cascade else one.cost_weight
-        return [
-            dial, one.cost, 100 * one.cost / largest, *(100 * share for share in one.shares),
-            *([one.agreement] if cascade else []), *([one.top1] if no_labels is None else []), remark]
-
-    rows = [row(one, 'as trained' if one.cost_weight == 0 and not cascade else '') for one in budget.curve]
-    lines = table(columns, rows if budget.chosen is None else [*rows, row(budget.chosen)])
-    chosen = lines.pop() if budget.chosen is not None else ''
-    lines.insert(0, f'{args.model} on {budget.images:,} images of {args.data}')
+    lines = [f'{args.model} on {budget.images:,} images of {args.data}', *budget_table(model, budget)]
     if budget.chosen is not None:
-        assert budget.target is not None
-        off = 100 * (budget.chosen.cost / budget.target - 1)
-        lines += ['', f'for {budget.target:g} {budget.unit}, {off:+.2f} %:', chosen]
         where = args.model if args.output is None else f'local-dir:{args.output}'
         position = (
             f', thresholds={budget.chosen.thresholds}' if cascade else f', cost_weight={budget.chosen.cost_weight:.6g}')

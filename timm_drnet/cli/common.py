@@ -55,7 +55,7 @@ def load_model(
         raise UserError(f'--num-classes {num_classes}: use the number of classes of the weights')
     try:
         check_name(name)
-        recorded, weights = (TrainingRun(), None) if checkpoint is None else _read_checkpoint(checkpoint, option)
+        recorded, weights = (TrainingRun(), None) if checkpoint is None else read_checkpoint(checkpoint, option)
         model_kwargs = {**recorded.model_args, **model_kwargs}
         create = partial(timm.create_model, name, pretrained=pretrained and checkpoint is None, **model_kwargs)
         model = create(num_classes=num_classes)
@@ -65,7 +65,7 @@ def load_model(
     except UserError:
         raise
     except Exception as error:  # timm's models check no argument, and these may come from a file or the command line
-        reason = _first_line(error)
+        reason = first_line(error)
         if not isinstance(error, RuntimeError | ValueError | TypeError | OSError | HTTPError):
             reason = f'{type(error).__name__} ({reason}) where its arguments are used; check them'
         hint = f' Give trained weights with {option}.' if 'No pretrained weights' in str(error) else ''
@@ -80,7 +80,7 @@ def load_model(
             prepared = {key: recorded.data_config[key] for key in _PREPARATION if key in recorded.data_config}
             check_fields(prepared, 'The training that it records')
         except (ValueError, RuntimeError) as error:
-            raise UserError(f'{source}: {_first_line(error)}') from error
+            raise UserError(f'{source}: {first_line(error)}') from error
         config.update(prepared)
     elif pretrained and model.num_classes not in (0, config['num_classes']):
         raise UserError(f'--num-classes {num_classes}: the weights of {name!r} are for {config["num_classes"]} classes;'
@@ -159,11 +159,22 @@ def pick_device(name: str | None) -> torch.device:
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f'--device {name}: {_first_line(error)}; use cpu') from error
+        raise UserError(f'--device {name}: {first_line(error)}; use cpu') from error
 
 
-def _read_checkpoint(checkpoint: str, option: str) -> tuple[TrainingRun, dict[str, torch.Tensor]]:
-    """What train.py recorded, and the weights: these alone tell neither the stage nor what images looked like."""
+def read_checkpoint(checkpoint: str, option: str) -> tuple[TrainingRun, dict[str, torch.Tensor]]:
+    """Read a checkpoint of train.py or a file of weights.
+
+    Args:
+        checkpoint: The file.
+        option: What the command calls it.
+
+    Returns:
+        What train.py recorded, and the weights: these alone tell neither the stage nor what images looked like.
+
+    Raises:
+        UserError: If it cannot be read.
+    """
     try:
         check_checkpoint(checkpoint)
         return read_training_run(checkpoint), read_weights(checkpoint)
@@ -177,7 +188,8 @@ def _read_checkpoint(checkpoint: str, option: str) -> tuple[TrainingRun, dict[st
         raise UserError(f'{option} {checkpoint}: {error.strerror or error}; give another file') from error
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line."""
     if isinstance(error, HfHubHTTPError):  # its first line is the number of the status
         return ' '.join(str(error).split())
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,6 +1,7 @@
 """The command line: every command with its arguments. What a command does is in the module of its name."""
 
 import argparse
+import os
 from pathlib import Path
 
 from ..version import __version__
@@ -36,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--version', action='version', version=f'%(prog)s {__version__}')
     commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
     for add_command in (
-            _predict, _classify, _validate, _analyze, _flops, _budget, _calibrate, _bench, _export, _publish,
+            _predict, _classify, _validate, _analyze, _flops, _budget, _adapt, _bench, _export, _publish,
             _convert_mindspore, _last_checkpoint):
         add_command(commands)
     return parser
@@ -157,28 +158,35 @@ def _budget(commands: Subparsers) -> None:
     add('--json', action='store_true', help='print JSON')
 
 
-def _calibrate(commands: Subparsers) -> None:
+def _adapt(commands: Subparsers) -> None:
     parser = commands.add_parser(
-        'calibrate', help='make a plain pretrained backbone usable at all resolutions',
-        description="Estimate the statistics of each resolution's norms anew on some images, which need no labels, so"
-                    ' that a plain pretrained backbone becomes usable at the lower resolutions; then, if asked to,'
-                    ' train the predictor alone, with the backbone as it is. A target for it is given as --model-kwargs'
-                    ' alpha=GFLOPS eta=WEIGHT. The exit code is 1 if an image was unreadable.')
-    add_model_arguments(parser)
+        'adapt', help='make any timm CNN dynamic in minutes, without labels',
+        description='Make a cascade of a plain timm CNN, with some hundreds of photographs like those to come, which'
+                    ' need no labels. The largest resolution stays the backbone to the last bit; the norms of the'
+                    ' smaller ones are tuned to answer as it does, and keep that only where photographs held out show'
+                    ' a gain; then the thresholds are set for a target. An interrupted run goes on when it is started'
+                    ' again. The exit code is 1 if an image was unreadable.')
     add = parser.add_argument
-    add('data', metavar='DATA', help='a folder of images; a folder per class to train the predictor')
+    add('model', metavar='BACKBONE', help='a name from timm.list_models(), hf-hub:ORG/NAME or local-dir:PATH')
+    add('data', metavar='IMAGES', nargs='+', help='folders, image files and quoted patterns')
     add('--output', metavar='DIR', required=True, help='save the model there, for local-dir:DIR and timm-drnet publish')
-    add('--checkpoint', metavar='FILE', help='weights of the plain backbone or of a DRNet, as train.py saves them')
-    add('--keep', metavar='PX', type=positive_int, nargs='+', default=[],
-        help='resolutions whose statistics stay as they are')
-    add('--limit', metavar='N', type=at_least(2), help='estimate on N images, drawn at random')
-    add('--train-predictor', metavar='EPOCHS', type=at_least(0), default=0,
-        help='then train the predictor (not at all)')
-    add('--split', metavar='NAME', default='train', help='split of a folder per class to train it on (%(default)s)')
-    add('--lr', metavar='R', type=positive_float, default=1e-3, help='learning rate of that training (%(default)s)')
-    add_loading(parser, least_batch=2, read='images for the training')
+    add('--checkpoint', metavar='FILE', help='trained weights of the backbone, instead of the registered ones')
+    add('--resolutions', metavar='PX', type=positive_int, nargs='+',
+        help="candidates, largest first (1, 6/7, 5/7 and 4/7 of the backbone's own)")
+    add('--target', metavar='F', type=fraction, default=0.75,
+        help="average cost of an image, as a fraction of the backbone's (%(default)s)")
+    add('--epochs', metavar='N', type=at_least(0), default=4,
+        help='of tuning; 0 only sets the thresholds (%(default)s)')
+    add('--held-out', metavar='P', type=fraction, default=0.3, help='part of the images to hold out (%(default)s)')
+    add('--limit', metavar='N', type=positive_int, help='only N images, drawn at random')
+    add('--class-map', metavar='FILE', help='label of each class folder, to tell the accuracy: one name a line')
+    add('--labels', metavar='FILE', help='names of the classes, one per line, to save with the model')
+    add('-j', '--workers', metavar='N', type=at_least(0), default=min(4, os.cpu_count() or 1),
+        help='processes that read images (%(default)s)')
     add_device(parser)
     add('--seed', metavar='N', type=seed, default=42, help='of what is drawn at random (%(default)s)')
+    add('--json', action='store_true', help='print JSON')
+    add_model_kwargs(parser)
 
 
 def _bench(commands: Subparsers) -> None:

@@ -172,7 +172,7 @@ def find_budget(
     costs = measure_costs(model)
     _check_target(target, costs)
     if model.args.router == 'cascade':
-        return _find_cascade_budget(collect_answers(model, batches), costs, target, points)
+        return cascade_budget(collect_answers(model, batches), costs, target, points)
     scores, hits = collect_scores(model, batches)
     chosen = None
     if target is not None:
@@ -233,7 +233,21 @@ def collect_answers(model: DRNet, batches: Iterable[torch.Tensor | Sequence[torc
     return joined
 
 
-def _find_cascade_budget(answers: CascadeAnswers, costs: Costs, target: float | None, points: int) -> Budget:
+def cascade_budget(answers: CascadeAnswers, costs: Costs, target: float | None, points: int = 15) -> Budget:
+    """Find the thresholds of a cascade that meet a target.
+
+    Args:
+        answers: Of the cascade.
+        costs: Of its candidates.
+        target: Average cost of an image, every rung included; None for the curve alone.
+        points: Positions in the curve.
+
+    Returns:
+        The thresholds and the curve.
+
+    Raises:
+        ValueError: If no thresholds meet the target within 1 %.
+    """
     agrees = answers.classes == answers.classes[:, :1]
 
     def setting(thresholds: tuple[float | None, ...]) -> Setting:

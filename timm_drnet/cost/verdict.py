@@ -63,6 +63,7 @@ def judge(
         paid: Sequence[float],
         resolutions: Sequence[int],
         seed: int = 0,
+        measure: str = 'top-1',
 ) -> Verdict:
     """Say whether a router pays.
 
@@ -76,6 +77,7 @@ def judge(
         paid: All that is paid for an image that ends at each resolution.
         resolutions: Sides in pixels.
         seed: Of the bootstrap.
+        measure: What being right is called.
 
     Returns:
         The verdict.
@@ -97,7 +99,8 @@ def judge(
             (('the static line', 'cost'), ('lots', 'shares')),
             others[0].tolist(), differences[0].tolist(), low, high, strict=True))
     used = (torch.bincount(choices, minlength=len(resolutions)) / len(choices)).tolist()
-    return Verdict(_answer(static, lots, used, resolutions), static, lots, routing_warnings(resolutions, used, lots))
+    answer = _answer(static, lots, used, resolutions, measure)
+    return Verdict(answer, static, lots, routing_warnings(resolutions, used, lots))
 
 
 def routing_warnings(
@@ -136,18 +139,24 @@ def _compare(means: torch.Tensor, held: torch.Tensor, paid: torch.Tensor) -> tup
     return others, top1 - others
 
 
-def _answer(static: Comparison, lots: Comparison, shares: Sequence[float], resolutions: Sequence[int]) -> str:
+def _answer(
+        static: Comparison,
+        lots: Comparison,
+        shares: Sequence[float],
+        resolutions: Sequence[int],
+        measure: str,
+) -> str:
     if max(shares) == 1:
         side = resolutions[list(shares).index(1)]
         return f'The router does not pay: all images take {side} px, which needs no router.'
-    both = f'{_points(static)} against {static.versus}, and {_points(lots)} against {lots.versus}'
+    both = f'{measure} differs by {_points(static)} against {static.versus}, and {_points(lots)} against {lots.versus}'
     if lots.low <= 0:
-        return f'The router does not pay, as it is no better than lots: top-1 differs by {both}.'
+        return f'The router does not pay, as it is no better than lots: {both}.'
     if static.high < 0:
-        return f'The router does not pay, though it is better than lots: top-1 differs by {both}.'
+        return f'The router does not pay, though it is better than lots: {both}.'
     if static.low <= 0:
-        return f'These images do not show whether the router pays, only that it beats lots: top-1 differs by {both}.'
-    return f'The router pays: top-1 differs by {both}.'
+        return f'These images do not show whether the router pays, only that it beats lots: {both}.'
+    return f'The router pays: {both}.'
 
 
 def _points(one: Comparison) -> str:

@@ -122,6 +122,21 @@ def load_weights(model: DRNet, state_dict: Mapping[str, torch.Tensor]) -> None:
     model.load_state_dict(converted)
 
 
+def load_plain_weights(model: nn.Module, state_dict: Mapping[str, torch.Tensor]) -> None:
+    """Load weights into a plain timm model: its own, and all of them.
+
+    Args:
+        model: The model, changed in place.
+        state_dict: Its weights.
+
+    Raises:
+        ValueError: If the weights are those of another model, or for another number of classes.
+    """
+    if misfit := _find_misfit(state_dict, model.state_dict()):
+        raise ValueError(f'{misfit}: the weights are those of another model, or it was created with other arguments')
+    model.load_state_dict(dict(state_dict), strict=False)  # old files do not count batches
+
+
 def check_finite(state_dict: Mapping[str, torch.Tensor]) -> None:
     """Refuse weights that hold no numbers, as those of a training that diverged.
 

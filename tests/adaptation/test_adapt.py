@@ -1,0 +1,177 @@
+"""Adaptation as a whole: what is kept, what is undone, and what an interruption costs."""
+
+import copy
+
+import pytest
+import timm
+import torch
+
+import timm_drnet
+from timm_drnet.adaptation.adapt import adapt, adapt_model, cascade_from
+from timm_drnet.adaptation.branches import Settings
+from timm_drnet.adaptation.norms import get_state, private_norms
+from timm_drnet.adaptation.photographs import find_photographs
+from timm_drnet.evaluate.answers import choose, collect_answers
+
+
+def spoil(model):
+    """Shift the norms of the smaller resolution by anything."""
+    generator = torch.Generator().manual_seed(1)
+    for norm in private_norms(model, 1):
+        with torch.no_grad():
+            norm.bias.add_(torch.randn(norm.bias.shape, generator=generator))
+    return model
+
+
+def same(state, other):
+    return all(torch.equal(one[key], two[key]) for one, two in zip(state, other, strict=True) for key in one)
+
+
+@pytest.fixture
+def photographs(folder):
+    """Photographs whose labels nobody knows."""
+    return find_photographs(folder, 0.5, seed=0)
+
+
+def test_what_helps_is_kept(plain, photographs, images):
+    """A branch whose norms fit badly agrees more often once they are tuned; the largest answers as it did."""
+    model = spoil(cascade_from(plain, (64, 48)))
+    lines = []
+    found = adapt_model(model, photographs, Settings(0.8, epochs=2, lr=0.02, batch_size=16), report=lines.append)
+    kept = [trial for trial in found.trials if trial.kept]
+    assert len(kept) > 1, 'nothing helped'
+    assert kept[-1].agreement > found.trials[0].agreement
+    assert all(trial.gain > trial.error for trial in kept[1:])
+    x = images(4)
+    assert torch.equal(model.forward_at(x, 0), plain(x))
+    assert found.read_off == found.held_out == 80  # the others were tuned on
+    assert any('kept' in line for line in lines)
+    # What is reported is what the model does on the photographs that its dial was read off.
+    answers = collect_answers(model, photographs.evaluation(model))
+    choices = choose(model, answers)
+    costs = [row.total_flops for row in timm_drnet.cost_table(model)]
+    spent = sum(costs[j] for j in choices.tolist()) / len(choices) / 1e9
+    assert spent == pytest.approx(found.budget.chosen.cost)
+    assert spent == pytest.approx(0.8 * costs_of_largest(model), rel=0.01)
+    last = [trial for trial in kept if trial.resolution == 48][-1]
+    agrees = answers.classes[:, 1, 0] == answers.classes[:, 0, 0]
+    assert last.agreement == pytest.approx(100 * agrees.double().mean())
+    assert found.time_ratio > 0
+
+
+def costs_of_largest(model):
+    return timm_drnet.cost_table(model)[0].backbone_flops / 1e9
+
+
+def test_what_does_not_help_is_undone(plain, photographs):
+    """A learning rate that ruins the branch: it ends with the norms that it came with, and the dial sees all images."""
+    model = cascade_from(plain, (64, 48))
+    before = get_state(private_norms(model, 1))
+    found = adapt_model(model, photographs, Settings(0.8, epochs=1, lr=5.0, batch_size=16))
+    tuned = found.trials[-1]
+    assert (tuned.change, tuned.kept) == ('norms tuned', False)
+    assert tuned.agreement < found.trials[0].agreement
+    if not any(trial.kept for trial in found.trials[1:]):
+        assert same(get_state(private_norms(model, 1)), before)
+        assert found.read_off == 160
+
+
+def test_without_epochs_only_the_thresholds_are_set(plain, folder):
+    state, place = copy.deepcopy(plain.state_dict()), folder.parent / 'progress'
+    found = adapt(plain, folder, (64, 48), target=0.8, epochs=0, held_out=0.5, state=place)
+    assert not place.exists()
+    assert [trial.change for trial in found.trials] == ['']
+    assert found.model.args.thresholds == found.budget.chosen.thresholds
+    assert found.labelled  # five folders for five classes
+    assert found.budget.chosen.top1 is not None
+    assert all(torch.equal(value, state[key]) for key, value in plain.state_dict().items())
+
+
+def test_interruption(plain, photographs, tmp_path):
+    """Interrupted twice, in a tuning and between two branches, the same call ends with the same model."""
+    settings = Settings(0.8, epochs=2, batch_size=16)
+
+    def run(report, state):
+        model = spoil(cascade_from(plain, (64, 56, 48)))
+        return adapt_model(model, photographs, settings, state, report)
+
+    def interrupt_at(place):
+        def report(line):
+            lines.append(line)
+            if place in line:
+                raise KeyboardInterrupt
+
+        return report
+
+    state, lines = tmp_path / 'state', []
+    for place in ('epoch 1 of 2', '48 px: as it comes'):
+        with pytest.raises(KeyboardInterrupt):
+            run(interrupt_at(place), state)
+        assert state.exists()
+    resumed, whole = run(lines.append, state), run(lambda line: None, None)
+    assert resumed.trials == whole.trials
+    assert resumed.model.args == whole.model.args
+    for (key, value), other in zip(resumed.model.state_dict().items(), whole.model.state_dict().values(), strict=True):
+        assert torch.equal(value, other), key
+    assert sum('56 px: tuning' in line for line in lines) == 2  # neither epoch was done twice
+
+
+def test_progress_of_another_adaptation(plain, photographs, tmp_path):
+    def interrupt(line):
+        raise KeyboardInterrupt
+
+    def run(target, report=lambda line: None):
+        return adapt_model(
+            cascade_from(plain, (64, 48)), photographs, Settings(target, epochs=1, batch_size=16), tmp_path / 'state',
+            report)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(0.8, lambda line: interrupt(line) if 'epoch' in line else None)
+    with pytest.raises(ValueError, match=r'another target, 0\.8 instead of 0\.9; remove the file'):
+        run(0.9)
+    (tmp_path / 'state').write_bytes(b'something else')
+    with pytest.raises(ValueError, match='not the progress of an adaptation; remove it'):
+        run(0.8)
+
+
+@pytest.mark.parametrize(('change', 'message'), [
+    ({'target': 0.0}, 'Invalid target 0.0'), ({'target': 1.5}, 'Invalid target 1.5'),
+    ({'epochs': -1}, 'Invalid epochs -1'), ({'lr': float('nan')}, 'Invalid lr nan'),
+    ({'batch_size': 1}, 'Invalid batch_size 1'), ({'workers': -1}, 'Invalid workers -1')])
+def test_bad_settings(change, message):
+    with pytest.raises(ValueError, match=message):
+        Settings(**change)
+
+
+@pytest.mark.parametrize(('args', 'message'), [
+    ({'router': 'predictor'}, "use router='cascade'"), ({'resolution_aware_norm': False}, 'resolution_aware_norm=True'),
+    ({'resolutions': (64,)}, 'Invalid resolutions')])
+def test_models_that_cannot_be_adapted(photographs, args, message):
+    model = timm_drnet.create_drnet('test_resnet', **{'resolutions': (64, 48), 'router': 'cascade', **args})
+    with pytest.raises(ValueError, match=message):
+        adapt_model(model, photographs, Settings())
+
+
+def test_a_target_out_of_reach_says_what_can_be_reached(plain, photographs):
+    with pytest.raises(ValueError, match=r'Invalid target 0\.2: the smallest resolution alone costs 0\.79'):
+        adapt_model(cascade_from(plain, (64, 56)), photographs, Settings(0.2, epochs=0))
+
+
+def test_too_few_images_for_the_target(plain, folder):
+    few = find_photographs(folder, 0.3, seed=0)
+    with pytest.raises(ValueError, match=r'48 are held out, and a target of 0\.8 within 1 % needs 63'):
+        adapt_model(cascade_from(plain, (64, 48)), few, Settings(0.8))
+
+
+def test_backbone_by_name(folder, monkeypatch):
+    """A name stands for a model with its weights."""
+    asked = []
+    create = timm.create_model
+
+    def create_model(name, pretrained=False, **kwargs):
+        asked.append((name, pretrained, kwargs))
+        return create(name, **kwargs)
+
+    monkeypatch.setattr(timm, 'create_model', create_model)
+    cascade_from('test_resnet', (64, 48), num_classes=5)
+    assert asked[0] == ('test_resnet', True, {'num_classes': 5})

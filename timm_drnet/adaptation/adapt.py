@@ -1,0 +1,250 @@
+"""Adaptation: a plain backbone becomes a cascade; first its smaller branches, then its dial."""
+
+import hashlib
+import math
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from ..cascade.dial import stop
+from ..cost.budget import TOLERANCE, Budget, CascadeAnswers, cascade_budget, collect_answers, turn_to
+from ..cost.costs import measure_costs
+from ..cost.flops import cost_table
+from ..cost.verdict import Verdict, judge
+from ..hub.plain_backbone import drnet_from
+from ..model import DRNet
+from .branches import Branches, Settings
+from .photographs import Photographs, find_photographs
+from .progress import Progress
+from .quality import Trial
+
+_TIMED_BATCHES = 5
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """What an adaptation did and found."""
+
+    model: DRNet
+    """The cascade."""
+    images: int
+    """Photographs, unreadable ones aside."""
+    held_out: int
+    """Of these, held out."""
+    trials: tuple[Trial, ...]
+    """What was tried on each branch, in order; the first of each is the branch as it came."""
+    budget: Budget
+    """What the dial can do, and its position."""
+    read_off: int
+    """Photographs that the dial was read off: all, or those held out if something was tuned on the others."""
+    verdict: Verdict | None
+    """Whether the cascade pays on these, by labels where they are known, else by agreement with the largest branch;
+    None if the dial left one resolution."""
+    labelled: bool
+    """Whether the labels are known."""
+    time_ratio: float
+    """Time of a batch of 32 over that of the plain backbone at the largest resolution, both deployed, on this
+    machine."""
+
+
+def adapt(
+        backbone: str | nn.Module,
+        images: str | Path | Sequence[str | Path],
+        resolutions: Sequence[int] | None = None,
+        target: float = 0.75,
+        epochs: int = 4,
+        held_out: float = 0.3,
+        limit: int | None = None,
+        class_map: Mapping[str, int] | None = None,
+        workers: int = 0,
+        seed: int = 42,
+        device: str | torch.device = 'cpu',
+        state: str | Path | None = None,
+        report: Callable[[str], object] = lambda line: None,
+        **kwargs: Any,
+) -> Adaptation:
+    """Make any timm CNN dynamic, with some photographs and without labels.
+
+    At the largest resolution the model stays the backbone, to the last bit. The smaller ones get norms of their own,
+    which are tuned to answer as the largest does, and keep that only where photographs held out show a gain. Then the
+    thresholds of the cascade are set for the target.
+
+    Args:
+        backbone: A timm model with its weights, or its name; then it is created with ``pretrained=True``.
+        images: A folder of photographs like those to come, or files, folders and patterns; some hundreds.
+        resolutions: Candidates in pixels, largest first; 1, 6/7, 5/7 and 4/7 of the backbone's own size by default.
+            Those that do not pay are left out of the cascade.
+        target: Average cost of an image, as a fraction of the backbone's.
+        epochs: Of tuning, for each smaller resolution; 0 only sets the thresholds.
+        held_out: The part of the photographs that is held out.
+        limit: Take only so many photographs, drawn at random.
+        class_map: Label of each class folder, to tell accuracy where the folders are not the model's classes in order.
+        workers: Processes that read photographs.
+        seed: Of everything that is drawn.
+        device: To work on.
+        state: A file that keeps the progress: after an interruption, the same call goes on from there.
+        report: Called with a line about each thing that was tried.
+        **kwargs: Of the DRNet, or of a backbone that is given by its name.
+
+    Returns:
+        The model, and what was found.
+
+    Raises:
+        ValueError: If an argument is out of range, the target cannot be reached, or the backbone has no BatchNorm.
+        OSError: If there are no photographs.
+
+    Example:
+        >>> found = timm_drnet.adapt('efficientnet_lite0', 'photographs')  # doctest: +SKIP
+        >>> found.verdict.sentence, found.time_ratio  # doctest: +SKIP
+    """
+    settings = Settings(target, epochs, workers=workers, seed=seed)
+    model = cascade_from(backbone, resolutions, **kwargs).to(device)
+    photographs = find_photographs(images, held_out, seed, limit, model.num_classes, class_map)
+    place = None if state is None else Path(state)
+    found = adapt_model(model, photographs, settings, place, report)
+    if place is not None:
+        place.unlink(missing_ok=True)
+    return found
+
+
+def cascade_from(backbone: str | nn.Module, resolutions: Sequence[int] | None = None, **kwargs: Any) -> DRNet:
+    """The cascade to adapt, as `adapt` makes it of a backbone."""
+    plain = timm.create_model(backbone, pretrained=True, **kwargs) if isinstance(backbone, str) else backbone
+    if isinstance(plain, DRNet):
+        return plain
+    cfg: Any = getattr(plain, 'pretrained_cfg', {})
+    sides = default_resolutions(cfg['input_size'][-1]) if resolutions is None else tuple(resolutions)
+    return drnet_from(plain, resolutions=sides, router='cascade')
+
+
+def default_resolutions(side: int) -> tuple[int, ...]:
+    """Candidates for a backbone of some size: 1, 6/7, 5/7 and 4/7 of it, in steps of 8 pixels.
+
+    >>> default_resolutions(224)
+    (224, 192, 160, 128)
+    """
+    return (side, *(8 * round(side * sevenths / 56) for sevenths in (6, 5, 4)))
+
+
+def adapt_model(
+        model: DRNet,
+        photographs: Photographs,
+        settings: Settings,
+        state: Path | None = None,
+        report: Callable[[str], object] = lambda line: None,
+) -> Adaptation:
+    """Adapt a cascade to photographs: tune its smaller branches where that helps, and set its thresholds.
+
+    Args:
+        model: A cascade on the device to use, with the weights of a plain backbone; changed in place, but for the
+            largest branch.
+        photographs: To tune on and held out.
+        settings: How to adapt.
+        state: A file that keeps the progress: after an interruption, the same call goes on from there. It stays: remove
+            it once the model is where it shall be.
+        report: Called with a line about each thing that was done.
+
+    Returns:
+        What was found.
+
+    Raises:
+        ValueError: If the target cannot be reached, no photograph is readable, or the model is no cascade with a
+            classifier and norms of its own for each resolution.
+    """
+    _check(model)
+    costs = measure_costs(model)
+    _check_reach(settings.target, costs.relative, photographs.held_out)  # now, and not after all the work
+    progress = Progress(state, {
+        **{name: value for name, value in asdict(settings).items() if name != 'workers'},
+        'resolutions': list(model.resolutions), 'held_out': photographs.held_out,
+        'images': _digest(str(path) for path in photographs.paths),
+        'weights': _digest(str(float(p.detach().double().sum())) for p in model.parameters())})
+    trials = Branches(model, photographs, settings, costs.backbone, progress, report).adapt()
+    tuned = any(trial.kept and trial.change for trial in trials)
+    read = photographs.labelled if photographs.labels else photographs.evaluation
+    answers = collect_answers(model, read(model, not tuned, settings.batch_size, settings.workers))
+    budget = cascade_budget(answers, costs, settings.target * costs.backbone[0])
+    assert budget.chosen is not None
+    turn_to(model, budget.chosen)
+    unread = [path in photographs.unreadable for path in photographs.paths]
+    return Adaptation(
+        model=model,
+        images=len(unread) - sum(unread),
+        held_out=photographs.held_out - sum(unread[:photographs.held_out]),
+        trials=tuple(trials),
+        budget=budget,
+        read_off=budget.images,
+        verdict=_judge(model, answers, budget),
+        labelled=answers.labels is not None,
+        time_ratio=time_ratio(model, next(photographs.evaluation(model))),
+    )
+
+
+@torch.inference_mode()
+def time_ratio(model: DRNet, images: torch.Tensor) -> float:
+    """Time of a DRNet as it is used over that of its plain backbone at the largest resolution, both deployed.
+
+    Args:
+        model: The DRNet.
+        images: A batch, (B, C, S, S); what it takes depends on where these images stop.
+
+    Returns:
+        The median over runs of both in turn.
+    """
+    from torch.utils.benchmark import Timer  # which looks for CUDA's compiler, and complains if it is not there
+
+    weight = next(model.parameters())
+    deployed = model.deploy(micro_batch=8)  # as good as any for both sides, and measuring the best takes long
+    x = images.to(weight.device, weight.dtype)
+    routed, plain = (
+        Timer(statement, globals={'model': deployed, 'x': x}, num_threads=torch.get_num_threads())
+        for statement in ('model(x)', 'model.forward_at(x, 0)'))
+    return statistics.median(
+        routed.timeit(1).mean / plain.timeit(1).mean for _ in range(_TIMED_BATCHES))  # each with a warm-up of its own
+
+
+def _check(model: DRNet) -> None:
+    if model.args.router != 'cascade':
+        raise ValueError("Invalid router: adaptation without labels is for a cascade; use router='cascade'.")
+    if not model.args.resolution_aware_norm:
+        raise ValueError(
+            'All resolutions of the model share their norms, so the largest would change with the others: create it'
+            ' with resolution_aware_norm=True.')
+    if len(model.resolutions) < 2:
+        raise ValueError(f'Invalid resolutions {model.resolutions}: use two or more, the smallest a rung to stop at.')
+
+
+def _check_reach(target: float, costs: Sequence[float], images: int) -> None:
+    """Refuse a target that no thresholds can meet; the costs are relative to the largest."""
+    if target < min(costs):
+        raise ValueError(
+            f'Invalid target {target}: the smallest resolution alone costs {min(costs):.2f} of the largest; use a'
+            ' larger target, or a smaller resolution.')
+    least = math.ceil(0.5 / (TOLERANCE * target))  # one image more that goes on costs that much of the target
+    if images < least:
+        raise ValueError(
+            f'Too few images: {images} are held out, and a target of {target} within {100 * TOLERANCE:.0f} % needs'
+            f' {least}; give more images, or hold out more of them.')
+
+
+def _judge(model: DRNet, answers: CascadeAnswers, budget: Budget) -> Verdict | None:
+    assert budget.chosen is not None
+    reference = answers.classes[:, 0] if answers.labels is None else answers.labels
+    right = answers.classes == reference[:, None]
+    rows = cost_table(model)
+    where = stop(budget.chosen.thresholds, answers.sure)
+    if len(where.unique()) < 2:
+        return None
+    return judge(
+        where, right, [row.backbone_flops for row in rows], [row.total_flops for row in rows], model.resolutions,
+        measure='agreement' if answers.labels is None else 'top-1')
+
+
+def _digest(parts: Iterable[str]) -> str:
+    return hashlib.sha256('\n'.join(parts).encode()).hexdigest()
