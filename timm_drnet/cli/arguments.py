@@ -11,7 +11,7 @@ from .output import printable
 
 Subparsers: TypeAlias = 'argparse._SubParsersAction[Parser]'
 
-DEFAULT_MODEL = 'drnet_resnet18d_050.caltech101'
+DEFAULT_MODEL = 'drnet_efficientnet_lite0.in1k'
 """That of the package, whose import takes seconds."""
 
 _NOT_MODEL_KWARGS = ('name', 'num_classes', 'checkpoint', 'pretrained', 'option')  # `load_model` has its own

@@ -27,8 +27,8 @@ from .mindspore.release import load_release
 
 __all__ = ['create_drnet']
 
-DEFAULT_MODEL = 'drnet_resnet18d_050.caltech101'
-"""The small trained model that ships inside the package."""
+DEFAULT_MODEL = 'drnet_efficientnet_lite0.in1k'
+"""The ImageNet model that ships inside the package."""
 
 _WEIGHTS = Path(__file__).parents[1] / 'weights'
 
@@ -79,10 +79,6 @@ def _cfg(**kwargs: Any) -> dict[str, Any]:
     }
 
 
-def _labels(name: str) -> tuple[str, ...]:
-    return tuple((_WEIGHTS / name).read_text(encoding='utf-8').splitlines())
-
-
 def _cfg_of_backbone(backbone: str) -> dict[str, Any]:
     """Configuration of a DRNet that starts from a timm model: the model's own, with names as the DRNet has them."""
     plain = get_pretrained_cfg(backbone)
@@ -124,13 +120,14 @@ default_cfgs = generate_default_cfgs({
     'drnet_resnet50.tv_in1k': _cfg_of_tag('resnet50.tv_in1k'),
     'drnet_resnet101.tv_in1k': _cfg_of_tag('resnet101.tv_in1k'),
     'drnet_mobilenetv2.ra_in1k': _cfg_of_tag('mobilenetv2_100.ra_in1k'),
-    # Trained on Caltech-101 (Li, Andreeto, Ranzato, Perona; CC BY 4.0), started from filters learned on 100 ImageNet
-    # classes at 64 px. See the model card beside the weights.
-    'drnet_resnet18d_050.caltech101': _cfg(
-        file=str(_WEIGHTS / 'drnet_resnet18d_050.caltech101.safetensors'),
-        num_classes=101, label_names=_labels('caltech101.txt'),
-        input_size=(3, 128, 128), pool_size=(4, 4), crop_pct=1.0,
-        first_conv=('backbone.conv1.0', 'predictor.conv_stem'), license='cc-by-4.0'),
+    # Google's weights, as a cascade. See the model card beside them.
+    'drnet_efficientnet_lite0.in1k': _cfg(
+        file=str(_WEIGHTS / 'drnet_efficientnet_lite0.in1k.safetensors'),
+        interpolation='bicubic', mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5),
+        first_conv='backbone.conv_stem', classifier='backbone.classifier', license='apache-2.0',
+        origin_url='https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite'),
+    'drnet_resnet18d_050.untrained': _cfg(
+        input_size=(3, 128, 128), pool_size=(4, 4), first_conv=('backbone.conv1.0', 'predictor.conv_stem')),
 })
 
 
@@ -263,6 +260,15 @@ def drnet_mobilenetv2(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """MobileNetV2 at 224, 196 or 168 pixels with an inverted-residual predictor (Table 6)."""
     args = {'backbone': 'mobilenetv2_100', 'resolutions': (224, 196, 168), 'predictor': 'inverted_residual'}
     return _create_drnet('drnet_mobilenetv2', pretrained, **{**args, **kwargs})
+
+
+@register_model
+def drnet_efficientnet_lite0(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """EfficientNet-Lite0 as a cascade: 160 pixels, and 224 for images whose answer is not confident enough."""
+    args = {'backbone': 'tf_efficientnet_lite0', 'resolutions': (224, 160), 'router': 'cascade', **kwargs}
+    if (tuple(args['resolutions']), args['router']) == ((224, 160), 'cascade'):
+        args.setdefault('thresholds', (0.68769,))  # `timm-drnet adapt --epochs 0`, at 75 % of the FLOPs
+    return _create_drnet('drnet_efficientnet_lite0', pretrained, **args)
 
 
 @register_model
