@@ -10,7 +10,8 @@ PREDICTOR_SIZES = {'residual': 128, 'inverted_residual': 64}
 
 _CHOICES = {
     'router': ('predictor', 'cascade'), 'predictor': tuple(PREDICTOR_SIZES), 'stage': ('joint', 'pretrain'),
-    'joint_resolutions': ('drawn', 'all'), 'resolution_aware_norm': (True, False),
+    'joint_resolutions': ('drawn', 'all'), 'predictor_loss': ('expected', 'utility'),
+    'resolution_aware_norm': (True, False),
 }
 
 
@@ -30,8 +31,7 @@ class DRNetArgs:
     predictor_size: int = 0
     """Side in pixels at which the predictor sees the image; 0 stands for its usual one, 128 or 64."""
     stage: str = 'joint'
-    """``joint`` trains backbone and predictor together; ``pretrain`` trains the backbone at all resolutions at once,
-    with the predictor frozen and out of use."""
+    """``joint`` trains backbone and predictor; ``pretrain`` the backbone, at all resolutions, without the predictor."""
     alpha: float | None = None
     """Target for the average cost of the backbone, in GFLOPs, or milliseconds if the cost is in them (Eq. 7)."""
     eta: float = 0.2
@@ -41,13 +41,16 @@ class DRNetArgs:
     resolution_aware_norm: bool = True
     """Whether each resolution has norms of its own; False is the paper's ablation."""
     cost: str | tuple[float, ...] = 'flops'
-    """What resolutions are weighed by: ``flops``; ``latency``, to be measured on the model's device; or milliseconds
-    measured elsewhere, of the backbone at each resolution and of the predictor."""
+    """What resolutions are weighed by: ``flops``; ``latency``, measured; or milliseconds, the predictor's last."""
     cost_weight: float = 0.0
     """Position of a predictor's dial; 0 is the choice as trained."""
     joint_resolutions: str = 'drawn'
-    """At which resolutions the joint stage trains on an image: ``drawn``, the one that the predictor draws, or ``all``,
-    where the predictor learns from the expectation over its probabilities."""
+    """At which resolutions the joint stage trains on an image: the one that is ``drawn`` for it, or ``all``."""
+    predictor_loss: str = 'expected'
+    """What a predictor learns from where all resolutions are known: the ``expected`` loss of its choice, or the
+    ``utility`` of each, as `utility_targets` tells it from the losses and alpha, at the temperature tau."""
+    distill: float = 0.0
+    """Weight of the ensemble of all resolutions as a teacher of each, where an image trains at all."""
 
     def __post_init__(self) -> None:
         """Check the arguments, and bring them into one form."""
@@ -63,18 +66,19 @@ class DRNetArgs:
                 ('alpha', self.alpha is None or (_is_finite(self.alpha) and self.alpha > 0),
                  'the target average in GFLOPs (milliseconds if the cost is in them), or None for no target'),
                 ('eta', _is_finite(self.eta) and self.eta >= 0, 'a weight, which must not be negative'),
+                ('distill', _is_finite(self.distill) and self.distill >= 0, 'a weight, which must not be negative'),
                 ('tau', _is_finite(self.tau) and self.tau > 0, 'a temperature, which must be positive'),
-                ('cost_weight', _is_finite(self.cost_weight), 'a finite number, 0 for the choice as trained')):
+                ('cost_weight', _is_finite(self.cost_weight), 'a finite number, 0 for the choice as trained'),
+                ('predictor_loss', self.predictor_loss == 'expected' or self.joint_resolutions == 'all',
+                 "'expected', or 'utility' with joint_resolutions='all', which tells of every resolution")):
             if not valid:
                 _refuse(name, getattr(self, name), remedy)
         rungs = len(sides) - 1 if self.router == 'cascade' else 0
         thresholds = tuple(self.thresholds or (0.8,) * rungs)
         if len(thresholds) != rungs or not all(t is None or _is_finite(t) for t in thresholds):
             _refuse('thresholds', self.thresholds, f'{rungs} numbers or None, one for each smaller rung of a cascade')
-        given = {
-            'resolutions': sides, 'predictor_size': size, 'cost': self._checked_cost(len(sides)),
-            'thresholds': thresholds}
-        for name, value in given.items():
+        given = {'resolutions': sides, 'predictor_size': size, 'thresholds': thresholds}
+        for name, value in {**given, 'cost': self._checked_cost(len(sides))}.items():
             object.__setattr__(self, name, value)  # the dataclass is frozen
 
     def _checked_cost(self, candidates: int) -> str | tuple[float, ...]:

@@ -24,21 +24,12 @@ def create_predictor(kind: str, num_resolutions: int, in_chans: int = 3, **kwarg
     if kind == 'residual':
         return ResNet(
             BasicBlock,  # type: ignore[arg-type]  # timm means the type
-            layers=(1, 1, 1, 1),
-            num_classes=num_resolutions,
-            in_chans=in_chans,
-            **kwargs,
-        )
+            layers=(1, 1, 1, 1), num_classes=num_resolutions, in_chans=in_chans, **kwargs)
     if kind == 'inverted_residual':
         predictor = EfficientNet(
             block_args=[[_inverted_residual(channels)] for channels in (24, 40, 80, 160)],
-            stem_size=16,
-            num_features=640,
-            act_layer=nn.ReLU6,
-            num_classes=num_resolutions,
-            in_chans=in_chans,
-            **kwargs,
-        )
+            stem_size=16, num_features=640, act_layer=nn.ReLU6,
+            num_classes=num_resolutions, in_chans=in_chans, **kwargs)
         # EfficientNet's own range depends on the number of outputs, three here: it would settle every choice before
         # training begins. This is MobileNetV2's.
         nn.init.normal_(predictor.classifier.weight, std=0.01)

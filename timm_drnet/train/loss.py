@@ -5,7 +5,9 @@ loss scaling, gradient accumulation and logging see one honest scalar:
 
 - pretrain stage: the criterion at every other candidate resolution (section 4.1);
 - joint stage: the FLOPs loss (Eq. 7, 8);
-- joint stage at all resolutions: all of that, and the expected cross-entropy, from which the predictor learns.
+- joint stage at all resolutions: all of that, and what the predictor learns from, the expected cross-entropy or the
+  utility of each resolution (`utility.py`);
+- either, where it is asked for: the ensemble of all resolutions as a teacher of each (`ensemble.py`).
 """
 
 import logging
@@ -24,7 +26,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..core.drnet import DRNet
 from ..cost.costs import Costs, measure_costs
+from .ensemble import ensemble_distillation
 from .routing_log import install_routing_log
+from .utility import utility_loss
 
 _logger = logging.getLogger(__name__)
 
@@ -104,10 +108,39 @@ def expected_loss(p: torch.Tensor, logits: Sequence[torch.Tensor], target: torch
     Returns:
         A scalar.
     """
+    return (p * candidate_losses(logits, target)).sum(dim=1).mean()
+
+
+def candidate_losses(logits: Sequence[torch.Tensor], target: torch.Tensor) -> torch.Tensor:
+    """The cross-entropy of every image at every candidate, (B, M); the arguments are those of `expected_loss`."""
     target = target if target.is_floating_point() else target.long()
-    target = target.repeat(len(p) // len(target), *[1] * (target.ndim - 1))
-    losses = torch.stack([F.cross_entropy(each.float(), target, reduction='none') for each in logits], dim=1)
-    return (p * losses).sum(dim=1).mean()
+    target = target.repeat(len(logits[0]) // len(target), *[1] * (target.ndim - 1))
+    return torch.stack([F.cross_entropy(each.float(), target, reduction='none') for each in logits], dim=1)
+
+
+def predictor_loss(
+        model: DRNet,
+        p: torch.Tensor,
+        logits: Sequence[torch.Tensor],
+        target: torch.Tensor,
+        costs: Costs,
+) -> torch.Tensor:
+    """What a predictor learns from where every image is known at all resolutions, as the model's arguments say.
+
+    Args:
+        model: The DRNet.
+        p: The predictor's probabilities, (B, M).
+        logits: At each candidate, (B, num_classes), M of them, without a gradient.
+        target: As of `expected_loss`.
+        costs: Of the candidates, in the unit of the model's alpha.
+
+    Returns:
+        The expected or the utility loss, a scalar, without the FLOPs loss.
+    """
+    if model.args.predictor_loss == 'expected':
+        return expected_loss(p, logits, target)
+    losses = candidate_losses(logits, target)
+    return utility_loss(p, losses, costs.backbone, model.args.alpha, model.args.tau)
 
 
 def prepare_training(model: DRNet) -> None:
@@ -151,12 +184,16 @@ def _further_loss(model: DRNet, criterion: Criterion, target: torch.Tensor) -> t
     further = torch.zeros((), device=next(model.parameters()).device)
     for logits in step.candidate_logits[1:]:  # the first is the model's output
         further = further + criterion(logits, target)
-    if step.h is not None and step.candidate_logits:
-        expected = expected_loss(step.h, [logits.detach() for logits in step.candidate_logits], target)
-        further = further + (expected - expected.detach())  # a gradient for the predictor alone
-    if step.h is not None and model.args.alpha is not None:
-        with torch.autocast(step.h.device.type, enabled=False):
-            costs, _ = _COSTS[model]
+    if step.candidate_logits and model.args.distill:
+        further = further + model.args.distill * ensemble_distillation(step.candidate_logits, criterion, target)
+    if step.h is None:
+        return further
+    costs = _COSTS[model][0] if model in _COSTS else Costs('', (), 0.0)  # without alpha nothing is weighed
+    with torch.autocast(step.h.device.type, enabled=False):
+        if step.candidate_logits:
+            own = predictor_loss(model, step.h, [one.detach() for one in step.candidate_logits], target, costs)
+            further = further + (own - own.detach())  # a gradient for the predictor alone
+        if model.args.alpha is not None:
             further = further + model.args.eta * flops_loss(step.h, costs.backbone, model.args.alpha)  # Eq. 8
     return further
 
@@ -178,6 +215,14 @@ def _check_task(task: TrainingTask, model: DRNet) -> None:
         raise ValueError(
             f"Training at all resolutions sums a criterion over them, which {type(task).__name__} does not have: use"
             " timm's ClassificationTask, or stage='joint' with joint_resolutions='drawn'.")
+    if args.distill and not args.trains_at_all:
+        raise ValueError(
+            f"Invalid distill={args.distill:g} where an image trains at one resolution: use stage='pretrain' or"
+            " joint_resolutions='all', or distill=0.")
+    if args.distill and isinstance(task, MultiLabelClassificationTask):
+        raise ValueError(
+            f'Invalid distill={args.distill:g} for images with several labels: the ensemble teaches probabilities of'
+            ' one. Use distill=0.')
     if args.trains_at_all and args.uses_predictor and isinstance(task, MultiLabelClassificationTask):
         raise ValueError(
             "Invalid joint_resolutions='all' for images with several labels: the predictor learns from a cross-entropy,"

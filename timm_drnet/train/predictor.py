@@ -1,8 +1,8 @@
 """Training the predictor alone, with the backbone as it is.
 
-A frozen backbone can be asked about every image at every resolution, so nothing has to be drawn: the expectation of
-Eq. 8 over the predictor's own probabilities is computed as it stands, and its gradient says of every resolution, chosen
-or not, what it would have cost.
+A frozen backbone can be asked about every image at every resolution, so nothing has to be drawn: the predictor learns
+what every resolution, chosen or not, would have cost, from the expectation of Eq. 8 over its own probabilities or from
+the utility of each resolution (``predictor_loss``).
 """
 
 from collections.abc import Callable, Iterable
@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from ..core.drnet import DRNet
-from ..cost.costs import measure_costs
+from ..cost.costs import Costs, measure_costs
 from ..deploy.eval_mode import evaluating
-from .loss import expected_loss, flops_loss
+from .loss import flops_loss, predictor_loss
 
 
 def train_predictor(
@@ -51,7 +51,7 @@ def train_predictor(
     if not lr > 0:
         raise ValueError(f'Invalid lr {lr}: use a positive learning rate.')
     predictor = _predictor(model)
-    costs = measure_costs(model).backbone
+    costs = measure_costs(model)
     before = {k: v.clone() for k, v in predictor.state_dict().items()}
     optimizer = torch.optim.AdamW(predictor.parameters(), lr, weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
@@ -71,12 +71,13 @@ def train_predictor(
 def _train_epoch(
         model: DRNet,
         batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
-        costs: tuple[float, ...],
+        costs: Costs,
         optimizer: torch.optim.Optimizer,
 ) -> tuple[float, tuple[float, ...]]:
     """Average loss, and shares of the choices."""
     weight = next(model.parameters())
-    counts = torch.zeros(len(costs), dtype=torch.int64)
+    candidates = len(costs.backbone)
+    counts = torch.zeros(candidates, dtype=torch.int64)
     total = 0.0
     model.eval()
     _predictor(model).train()
@@ -85,20 +86,20 @@ def _train_epoch(
             continue  # no batch to take the statistics of norms from
         x, target = images.to(weight.device, weight.dtype), target.to(weight.device)
         with torch.no_grad():
-            logits = [model.forward_at(x, j) for j in range(len(costs))]
+            logits = [model.forward_at(x, j) for j in range(candidates)]
         scores = model.predictor_scores(x)
         p = scores.float().softmax(dim=1)  # Eq. 1
-        loss = expected_loss(p, logits, target)
-        if model.args.alpha is not None and len(costs) > 1:
+        loss = predictor_loss(model, p, logits, target, costs)
+        if model.args.alpha is not None and candidates > 1:
             # Eq. 6 to 8, with p in the place of h
-            loss = loss + model.args.eta * flops_loss(p, costs, model.args.alpha)
+            loss = loss + model.args.eta * flops_loss(p, costs.backbone, model.args.alpha)
         if not loss.isfinite():
             raise ValueError('The loss of the predictor is not finite: use a smaller lr.')
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         total += loss.item() * len(x)
-        counts += torch.bincount(scores.argmax(dim=1), minlength=len(costs)).cpu()
+        counts += torch.bincount(scores.argmax(dim=1), minlength=candidates).cpu()
     images_seen = int(counts.sum())
     if not images_seen:
         raise ValueError('There are no batches of two or more images to train on.')

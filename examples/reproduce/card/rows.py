@@ -1,0 +1,261 @@
+"""The rows: what is trained one after another in three processes for each seed, the most wanted rows first.
+
+- `distilled`: all resolutions, the ensemble as their teacher, and at the same time the predictor by utility. The
+  predictor changes nothing for the backbone, so the same weights are those of a pretrain stage for a cascade. Then
+  predictors alone, of the frozen backbone.
+- `static`: networks that know one size only.
+- `paper`: the pretrain stage as in the paper, then its joint stage.
+"""
+
+import copy
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import timm_drnet
+from timm_drnet.core.predictor import create_predictor
+from timm_drnet.train.loss import prepare_training
+
+from .answers import collect, kept, save, top1
+from .images import Images
+from .networks import RESOLUTIONS, FeaturePredictor, Held, drnet, plain
+from .stages import OutOfTime, Setting, fit, optimizer_for
+
+CHAINS = ('distilled', 'static', 'paper')
+SPENT = 0.7
+"""What an image should cost, predictor included, as a fraction of the backbone's cost at the largest size."""
+
+
+class Chain:
+    """One process's work: the rows of a chain for one seed.
+
+    Args:
+        name: Of `CHAINS`.
+        seed: Of weights, order and crops.
+        images: By their use: ``train``; ``predictor``, further ones for predictors alone; ``dial``, to set thresholds;
+            ``val``.
+        setting: Epochs and rates.
+        output: Folder for answers and the lines of all rows.
+    """
+
+    def __init__(self, name: str, seed: int, images: dict[str, Images], setting: Setting, output: Path) -> None:
+        self.name, self.seed, self.images, self.setting, self.output = name, seed, images, setting, output
+        self.device = images['train'].pixels.device
+        self.num_classes = int(images['train'].labels.max()) + 1
+        torch.manual_seed(seed)
+        self.generator = torch.Generator(self.device).manual_seed(seed)
+        self.criterion = nn.CrossEntropyLoss()
+        self.began = time.time()
+        self.costs: list[float] = []
+        self.predictor_cost = 0.0
+
+    def run(self) -> None:
+        """Train the rows, until the deadline."""
+        try:
+            {'distilled': self._distilled, 'static': self._static, 'paper': self._paper}[self.name]()
+        except OutOfTime:
+            self.tell('out of time')
+
+    def benchmark(self, seconds: float) -> float:
+        """Train this chain's first row for some seconds, and tell those of a step."""
+        model, loss_of = self._first()
+        optimizer = optimizer_for(model, self.setting)
+        some = self.images['train'].part(torch.arange(self.setting.batch, device=self.device))
+        gently = replace(self.setting, lr=1e-3)
+        began, steps = time.time(), 0
+        while time.time() < began + seconds:
+            fit(model, loss_of, optimizer, some, gently, 1, 2, self.generator)
+            steps += 1
+        return (time.time() - began) / steps
+
+    # The chains.
+
+    def _first(self) -> tuple[nn.Module, Callable[..., torch.Tensor]]:
+        if self.name == 'static':
+            return self._plain(RESOLUTIONS[0])
+        if self.name == 'distilled':
+            return self._drnet(
+                stage='joint', joint_resolutions='all', predictor_loss='utility', distill=1.0, eta=0.2)
+        return self._drnet(stage='pretrain')
+
+    def _distilled(self) -> None:
+        model, loss_of = self._first()
+        self._fit(model, loss_of, 0, self.setting.epochs)
+        self._finish('utility', model, whole=True)
+        torch.save({k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()},
+                   self.output / f'utility-seed{self.seed}.pt')
+        few, many = (('held', 'predictor', 40), ('train', 'train', max(2, self.setting.cooldown)))
+        for kind, (where, part, epochs) in (
+                ('features', few), ('features', many), ('scratch', many), ('scratch', few), ('classes', many),
+                ('classes', few)):
+            self._predictor_alone(f'alone-{where}-{kind}', model, kind, part, epochs)
+
+    def _static(self) -> None:
+        for side in RESOLUTIONS:
+            model, loss_of = self._plain(side)
+            self._fit(model, loss_of, 0, self.setting.epochs)
+            self._finish(f'static-{side}', model)
+        longer = replace(self.setting, epochs=round(self.setting.epochs * self._all_work()))
+        longer = replace(longer, cooldown=longer.epochs // 4)
+        for side in RESOLUTIONS[:2]:  # as many multiplications as the DRNet's training
+            share = longer if side == RESOLUTIONS[0] else replace(
+                longer, epochs=round(longer.epochs * self._work(RESOLUTIONS[0]) / self._work(side)))
+            share = replace(share, cooldown=share.epochs // 4)
+            model, loss_of = self._plain(side)
+            self._fit(model, loss_of, 0, share.epochs, share)
+            self._finish(f'static-{side}-equal-time', model, epochs=share.epochs)
+
+    def _paper(self) -> None:
+        model, loss_of = self._first()
+        trunk = self.setting.epochs - self.setting.cooldown
+        optimizer = self._fit(model, loss_of, 0, trunk)
+        state = copy.deepcopy(model.state_dict())
+        self._fit(model, loss_of, trunk, self.setting.epochs, optimizer=optimizer)
+        self._finish('pretrain', model)
+        for row, kwargs in (
+                ('paper', {'alpha': self._alpha()}),
+                ('expected', {'alpha': self._alpha(), 'joint_resolutions': 'all'}),
+                ('paper-no-alpha', {})):
+            model, loss_of = self._drnet(stage='joint', eta=0.2, **kwargs)
+            model.load_state_dict(state)
+            torch.backends.cudnn.benchmark = 'joint_resolutions' in kwargs  # drawn parts come in ever new sizes
+            slow = () if 'joint_resolutions' in kwargs else tuple(model.predictor.parameters())
+            self._fit(model, loss_of, trunk, self.setting.epochs, optimizer=optimizer_for(model, self.setting, slow))
+            self._finish(row, model)
+
+    def _predictor_alone(self, row: str, model: timm_drnet.DRNet, kind: str, part: str, epochs: int) -> None:
+        args = model.args
+        if kind == 'features':
+            model.predictor = FeaturePredictor(model).to(self.device)
+            model.args = replace(args, predictor_size=RESOLUTIONS[-1])
+        else:
+            model.predictor = create_predictor('inverted_residual', len(RESOLUTIONS), device=self.device)
+            if kind == 'classes':
+                model.predictor.load_state_dict(self._taught_classes(), strict=False)
+        deadline = self.setting.deadline
+
+        class Batches:
+            """As `train_predictor` goes through them, once an epoch."""
+
+            def __iter__(_) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+                size = self.setting.batch if part == 'train' else 200
+                for batch in self.images[part].batches(size, self.generator):
+                    if time.time() > deadline:
+                        raise OutOfTime
+                    yield batch
+
+        with torch.autocast(self.device.type, torch.bfloat16):
+            timm_drnet.train_predictor(
+                model, Batches(), epochs, lr=2e-3, progress=lambda *told: self.tell(f'{row}: {told}'))
+        self._finish(row, model, answers=False)
+        model.args = args
+
+    def _taught_classes(self) -> dict[str, torch.Tensor]:
+        """Weights, but for the last layer, of a predictor's network that has learned the classes."""
+        if not hasattr(self, '_classes'):
+            network = create_predictor('inverted_residual', self.num_classes, device=self.device)
+            network = network.to(memory_format=torch.channels_last)
+            schedule = replace(self.setting, epochs=12, cooldown=6)
+            self._fit(network, lambda x, y: self.criterion(network(x), y), 0, schedule.epochs, schedule)
+            self._classes = {k: v for k, v in network.state_dict().items() if not k.startswith('classifier')}
+        return self._classes
+
+    # What they are made of.
+
+    def _drnet(self, **kwargs: Any) -> tuple[nn.Module, Callable[..., torch.Tensor]]:
+        if 'joint_resolutions' in kwargs and 'alpha' not in kwargs:
+            kwargs['alpha'] = self._alpha()
+        model = drnet(self.num_classes, **kwargs).to(self.device, memory_format=torch.channels_last)
+        self._price(model)
+        prepare_training(model)
+        return model, lambda x, y: timm_drnet.training_loss(model, self.criterion, model(x), y)
+
+    def _plain(self, side: int) -> tuple[nn.Module, Callable[..., torch.Tensor]]:
+        model = Held(plain(self.num_classes), side).to(self.device, memory_format=torch.channels_last)
+        return model, lambda x, y: self.criterion(model(x), y)
+
+    def _price(self, model: timm_drnet.DRNet) -> None:
+        rows = timm_drnet.cost_table(model)
+        self.costs, self.predictor_cost = [row.backbone_flops / 1e9 for row in rows], rows[0].predictor_flops / 1e9
+
+    def _alpha(self) -> float:
+        if not self.costs:
+            self._price(drnet(self.num_classes))
+        return SPENT * self.costs[0] - self.predictor_cost
+
+    def _work(self, side: int) -> float:
+        self._alpha()
+        return self.costs[RESOLUTIONS.index(side)]
+
+    def _all_work(self) -> float:
+        """A step at all resolutions, in steps at the largest."""
+        self._alpha()
+        return sum(self.costs) / self.costs[0]
+
+    def _fit(
+            self,
+            model: nn.Module,
+            loss_of: Callable[..., torch.Tensor],
+            start: int,
+            end: int,
+            setting: Setting | None = None,
+            optimizer: torch.optim.Optimizer | None = None,
+    ) -> torch.optim.Optimizer:
+        setting = setting or self.setting
+        optimizer = optimizer or optimizer_for(model, setting)
+        fit(model, loss_of, optimizer, self.images['train'], setting, start, end, self.generator, self.tell)
+        return optimizer
+
+    def _finish(
+            self,
+            row: str,
+            model: nn.Module,
+            whole: bool = False,
+            answers: bool = True,
+            epochs: int | None = None,
+    ) -> None:
+        """Measure a row, and leave its answers and its line."""
+        model.eval()
+        line: dict[str, Any] = {
+            'row': row, 'seed': self.seed, 'epochs': epochs or self.setting.epochs,
+            'seconds_since_start': round(time.time() - self.began, 1)}
+        if isinstance(model, timm_drnet.DRNet):
+            self._price(model)
+            line |= {'gflops': self.costs, 'predictor_gflops': self.predictor_cost}
+        arrays: dict[str, Any] = {}
+        for part in ('val', 'dial'):
+            logits, scores = collect(lambda x: self._answer(model, x), self.images[part])
+            if answers:
+                arrays |= kept(part, logits, self.images[part].labels)
+            if whole:
+                arrays[f'{part}_logits'] = logits.half().numpy()
+            if part == 'val':
+                line['top1'] = top1(logits, self.images[part].labels)
+            if scores is not None:
+                arrays[f'{part}_scores'] = scores.numpy()
+                choice = scores.argmax(dim=1)
+                hits = (logits.argmax(dim=2) == self.images[part].labels.cpu()[:, None]).double()
+                counts = torch.bincount(choice, minlength=len(RESOLUTIONS))
+                line[f'{part}_shares'] = [round(n / len(choice), 4) for n in counts.tolist()]
+                line[f'{part}_predictor_top1'] = round(100 * float(hits.gather(1, choice[:, None]).mean()), 3)
+        save(self.output / f'{row}-seed{self.seed}.npz', arrays)
+        with (self.output / 'rows.jsonl').open('a') as file:
+            file.write(json.dumps(line) + '\n')
+        self.tell(json.dumps(line))
+
+    def _answer(self, model: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        if isinstance(model, timm_drnet.DRNet):
+            logits = torch.stack([model.forward_at(x, j).float() for j in range(len(RESOLUTIONS))], dim=1)
+            return logits, model.predictor_scores(x) if model.args.uses_predictor else None
+        return model(x)[:, None], None
+
+    def tell(self, text: str) -> None:
+        """Print a line about this process."""
+        print(f'{time.time() - self.began:6.1f} s {self.name} {self.seed}: {text}', flush=True)
+

@@ -1,0 +1,52 @@
+"""Ensemble distillation, against its definition written out, inside timm's task."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from timm.loss import SoftTargetCrossEntropy
+from timm.task import ClassificationTask, MultiLabelClassificationTask
+
+import timm_drnet
+
+
+def make_model(**kwargs):
+    torch.manual_seed(0)
+    return timm_drnet.create_drnet(
+        'test_resnet', resolutions=(64, 48, 32), num_classes=5, predictor='inverted_residual', predictor_size=32,
+        **kwargs).train()
+
+
+@pytest.mark.parametrize('kwargs', [
+    {'stage': 'pretrain'}, {'joint_resolutions': 'all'}, {'router': 'cascade'}])
+@pytest.mark.parametrize('mixed', [False, True])
+def test_gradients_are_those_of_the_definition(kwargs, mixed):
+    model = make_model(distill=0.6, **kwargs)
+    generator = torch.Generator().manual_seed(1)
+    x, y = torch.randn(6, 3, 64, 64, generator=generator), torch.randint(5, (6,), generator=generator)
+    criterion = SoftTargetCrossEntropy() if mixed else torch.nn.CrossEntropyLoss()
+    target = 0.8 * F.one_hot(y, 5).float() + 0.04 if mixed else y
+    twin = copy.deepcopy(model)
+    logits = [twin.forward_at(x, j) for j in range(3)]
+    ensemble = (logits[0] + logits[1] + logits[2]) / 3
+    teacher = ensemble.softmax(dim=1).detach()
+    wanted = sum(criterion(each, target) for each in logits) + 0.6 * (criterion(ensemble, target) + sum(
+        F.kl_div(each.log_softmax(dim=1), teacher, reduction='batchmean') for each in logits))
+    wanted.backward()
+
+    loss = ClassificationTask(model, criterion, verbose=False)(x, target)['loss']
+    loss.backward()
+
+    assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
+    for (name, one), other in zip(model.backbone.named_parameters(), twin.backbone.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=2e-6, msg=lambda m, n=name: f'{n}: {m}')
+
+
+def test_it_is_refused_where_it_cannot_be():
+    with pytest.raises(ValueError, match='Invalid distill -1'):
+        make_model(distill=-1)
+    with pytest.raises(ValueError, match='distill'):
+        MultiLabelClassificationTask(make_model(stage='pretrain', distill=1.0), verbose=False)
+    with pytest.raises(ValueError, match='distill'):  # an image that draws a resolution has no ensemble
+        ClassificationTask(make_model(distill=1.0), torch.nn.CrossEntropyLoss(), verbose=False)
