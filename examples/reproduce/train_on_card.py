@@ -2,6 +2,7 @@
 
     python train_on_card.py pack tiny-imagenet-100 tiny64             # 41 MB instead of 75
     python train_on_card.py run tiny64 output --seconds 300
+    python train_on_card.py summarize output results/card.json
 
 Every finished row adds a line to `output/rows.jsonl` and its answers as `output/ROW-seedN.npz`; what is not finished
 when the seconds are over is left out. The number of epochs is what the seconds allow, the same for all rows.
@@ -24,6 +25,7 @@ import torch
 from card.images import Images, on_device, pack, read_folder, unpack
 from card.rows import CHAINS, Chain
 from card.stages import Setting
+from card.summary import write_summary
 
 _PARTS = (0.9, 0.08, 0.02)
 """Of each class's training images: to train on, for predictors alone, to set thresholds on."""
@@ -145,6 +147,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     add('--device', default='cuda', help='(%(default)s)')
     add('--limit', type=int, help='take only so many images, for a trial')
     running.set_defaults(call=run)
+    telling = commands.add_parser('summarize', help='compute what the page of results tells')
+    telling.add_argument('output', type=Path, help='the folder of a run')
+    telling.add_argument('summary', type=Path, help='JSON file to write')
+    telling.set_defaults(call=lambda args: write_summary(args.output, args.summary))
     args = parser.parse_args(argv)
     return args.call(args) or 0
 
