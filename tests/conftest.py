@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import re
+from collections import Counter
 
 # Both are read at import. No test may depend on the real Hub, and the processes of tests share the cores.
 os.environ['HF_ENDPOINT'] = 'http://127.0.0.1:9'
@@ -12,8 +13,27 @@ import pytest
 import timm
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import timm_drnet
+
+# What makes the host wait on a device, as aten operators; bincount reads the smallest and the largest entry.
+WAITING = {'_local_scalar_dense', 'nonzero', 'bincount', 'masked_select', 'equal', 'is_nonzero', '_unique2', '_to_copy'}
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operators that make the host wait."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        to_other_device = 'device' in (kwargs or {})
+        if name in WAITING and (name != '_to_copy' or to_other_device):
+            self.seen[name] += 1
+        return func(*args, **(kwargs or {}))
 
 
 @pytest.fixture(autouse=True)
@@ -146,3 +166,17 @@ def make_plain():
         return plain.train(model.training)
 
     return make
+
+
+@pytest.fixture
+def waits(monkeypatch):
+    """Counter of what makes the host wait; tolist is counted apart, since it reads the CPU's memory directly."""
+    mode = Waits()
+    tolist = torch.Tensor.tolist
+
+    def counted(tensor):
+        mode.seen['tolist'] += 1
+        return tolist(tensor)
+
+    monkeypatch.setattr(torch.Tensor, 'tolist', counted)
+    return mode

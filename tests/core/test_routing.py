@@ -1,45 +1,11 @@
 """Routing: order, which branches run, how often the host waits for the device, and the twin without control flow."""
 
 import threading
-from collections import Counter
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from timm_drnet.core.routing import route
-
-# What makes the host wait on a device, as aten operators; bincount reads the smallest and the largest entry.
-WAITING = {'_local_scalar_dense', 'nonzero', 'bincount', 'masked_select', 'equal', 'is_nonzero', '_unique2', '_to_copy'}
-
-
-class Waits(TorchDispatchMode):
-    """Counts the operators that make the host wait."""
-
-    def __init__(self):
-        super().__init__()
-        self.seen = Counter()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.overloadpacket.__name__
-        to_other_device = 'device' in (kwargs or {})
-        if name in WAITING and (name != '_to_copy' or to_other_device):
-            self.seen[name] += 1
-        return func(*args, **(kwargs or {}))
-
-
-@pytest.fixture
-def waits(monkeypatch):
-    """Counter of what makes the host wait; tolist is counted apart, since it reads the CPU's memory directly."""
-    mode = Waits()
-    tolist = torch.Tensor.tolist
-
-    def counted(tensor):
-        mode.seen['tolist'] += 1
-        return tolist(tensor)
-
-    monkeypatch.setattr(torch.Tensor, 'tolist', counted)
-    return mode
 
 
 def tag(index, x):

@@ -1,20 +1,24 @@
 """The losses of both stages inside timm's task, held against gradients computed without the package's training code."""
 
 import copy
+import itertools
 import math
+import re
 
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
+from timm.layers import convert_splitbn_model
+from timm.loss import BinaryCrossEntropy, JsdCrossEntropy, LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
-from timm.task import ClassificationTask, LogitDistillationTask
+from timm.task import ClassificationTask, LogitDistillationTask, MultiLabelClassificationTask
 
 import timm_drnet
 from timm_drnet.train.loss import expected_loss
 
+BACKBONE = 'test_resnet'
 RESOLUTIONS = (64, 48, 32)
 CLASSES = 5
 
@@ -22,7 +26,8 @@ CLASSES = 5
 def make_model(stage='joint', **kwargs):
     torch.manual_seed(0)
     model = timm_drnet.create_drnet(
-        'resnet10t', resolutions=RESOLUTIONS, num_classes=CLASSES, predictor='inverted_residual', stage=stage, **kwargs)
+        BACKBONE, resolutions=RESOLUTIONS, num_classes=CLASSES, stage=stage,
+        **{'predictor': 'inverted_residual', 'predictor_size': 32, **kwargs})
     return model.train()
 
 
@@ -41,12 +46,15 @@ CRITERIA = {
     'smoothing': (LabelSmoothingCrossEntropy(0.1), lambda t: t),
     'bce': (BinaryCrossEntropy(smoothing=0.1), lambda t: t),
     'mixup': (SoftTargetCrossEntropy(), soft),
+    'bce and mixup': (BinaryCrossEntropy(), soft),
+    'augmix': (JsdCrossEntropy(num_splits=3), lambda t: t[:2].repeat(3)),  # --jsd-loss --aug-splits 3
+    'augmix, labels of the clean images': (JsdCrossEntropy(num_splits=3), lambda t: t[:2]),
 }
 
 
 def plain_twin(model, j):
     """A plain timm model with branch j's weights: it knows nothing of views."""
-    twin = timm.create_model('resnet10t', num_classes=CLASSES)
+    twin = timm.create_model(BACKBONE, num_classes=CLASSES)
     marker = f'.norms.{j}.'
     state = {k.replace(marker, '.'): v for k, v in model.backbone.state_dict().items()
              if '.norms.' not in k or marker in k}
@@ -141,8 +149,7 @@ def costs_of(model):
     return [row.backbone_flops / 1e9 for row in timm_drnet.cost_table(model)]
 
 
-@pytest.mark.parametrize('criterion', CRITERIA)
-@pytest.mark.parametrize('seed', [0, 3])
+@pytest.mark.parametrize(('criterion', 'seed'), [*zip(CRITERIA, itertools.cycle([0, 3])), ('cross-entropy', 3)])
 def test_joint_gradients_are_those_of_cross_entropy_plus_flops_loss(criterion, seed):
     loss_fn, to_target = CRITERIA[criterion]
     costs = costs_of(make_model())
@@ -193,6 +200,7 @@ def all_resolutions_reference(model, x, target, criterion, alpha, eta, costs):
     predictor = copy.deepcopy(model.predictor).train()
     log_p = predictor(resized(x, model.args.predictor_size)).log_softmax(1)
     labels = target if target.is_floating_point() else F.one_hot(target, CLASSES).float()
+    labels = torch.cat([labels] * (len(x) // len(labels)))
     grads, total, expected, spent = {}, 0.0, 0.0, 0.0
     for j, r in enumerate(RESOLUTIONS):
         twin = plain_twin(model, j)
@@ -209,8 +217,8 @@ def all_resolutions_reference(model, x, target, criterion, alpha, eta, costs):
     return grads, dict(predictor.named_parameters()), total + eta * reg.item()
 
 
-@pytest.mark.parametrize('criterion', CRITERIA)
-@pytest.mark.parametrize('share', [0.5, 2.0])  # of the second cost: with and without a FLOPs loss
+# alpha as a share of the second cost: with and without a FLOPs loss
+@pytest.mark.parametrize(('criterion', 'share'), [*zip(CRITERIA, itertools.repeat(0.5)), ('cross-entropy', 2.0)])
 def test_joint_gradients_at_all_resolutions(criterion, share):
     loss_fn, to_target = CRITERIA[criterion]
     costs = costs_of(make_model())
@@ -342,6 +350,34 @@ def test_hinge_is_zero_below_the_target_and_costs_nothing():
     assert timm_drnet.flops_loss(h, costs, alpha=2.0).item() == pytest.approx(0.5 / 3)
 
 
+@pytest.mark.parametrize(('costs', 'alpha', 'told'), [
+    ((2.0, 2.0, 2.0), 1.0, 'alpha=1 has no effect, as every resolution costs 2 ms'),
+    ((3.0, 2.0, 1.0), 3.5, 'alpha=3.5 is no target .* 1 to 3 ms: the FLOPs loss will always be 0'),
+    ((3.0, 2.0, 1.0), 0.5, 'alpha=0.5 is no target .* 1 to 3 ms: the FLOPs loss can never be 0'),
+    ((3.0, 2.0, 1.0), 1.5, ''),
+])
+@pytest.mark.parametrize('kwargs', [{}, {'joint_resolutions': 'all'}, {'stage': 'pretrain'}])
+def test_target_that_cannot_be_one(costs, alpha, told, kwargs, caplog):
+    """It is told of once, and the loss stays finite where all costs are equal."""
+    losses = []
+    for target in (alpha, None):
+        model = make_model(cost=(*costs, 0.1), alpha=target, eta=10.0, **kwargs)
+        torch.manual_seed(1)
+        for _ in range(2):
+            task = ClassificationTask(model, torch.nn.CrossEntropyLoss(), verbose=False)
+        losses.append(task(*make_batch())['loss'])
+        losses[-1].backward()
+        assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+    warnings = [record.getMessage() for record in caplog.records if 'alpha' in record.getMessage()]
+    if 'stage' in kwargs or not told:  # the pretrain stage weighs no costs
+        assert not warnings
+    else:
+        assert len(warnings) == 1
+        assert re.search(told, warnings[0])
+    if 'stage' in kwargs or 'always' in told or 'no effect' in told:
+        torch.testing.assert_close(*losses)
+
+
 def test_predictor_learns_at_a_tenth_of_the_rate():
     model = make_model()
     optimizer = create_optimizer_v2(model, opt='sgd', lr=1.0, momentum=0.9, layer_decay=0.1)
@@ -383,7 +419,7 @@ def test_task_in_eval_mode_keeps_the_criterion():
 
 def test_joint_stage_distils_and_pretrain_stage_refuses():
     x, target = make_batch()
-    teacher = timm.create_model('resnet10t', num_classes=CLASSES)
+    teacher = timm.create_model(BACKBONE, num_classes=CLASSES)
     criterion = torch.nn.CrossEntropyLoss()
     losses = []
     for alpha in (None, 1e-3):
@@ -397,25 +433,76 @@ def test_joint_stage_distils_and_pretrain_stage_refuses():
             LogitDistillationTask(model, teacher_model=teacher, criterion=criterion, verbose=False)
 
 
+@pytest.mark.parametrize('kwargs', [{}, {'stage': 'pretrain'}, {'joint_resolutions': 'all'}])
+def test_tasks_that_cannot_train_a_model_are_refused(kwargs):
+    """Several labels have no cross-entropy to expect; split norms need the batch in its order."""
+    if 'joint_resolutions' in kwargs:
+        with pytest.raises(ValueError, match="Invalid joint_resolutions='all' for images with several labels"):
+            MultiLabelClassificationTask(make_model(**kwargs), verbose=False)
+    else:
+        MultiLabelClassificationTask(make_model(**kwargs), verbose=False)
+    model = convert_splitbn_model(make_model(**kwargs), num_splits=2)
+    if kwargs:
+        x, target = make_batch()
+        assert ClassificationTask(model, torch.nn.CrossEntropyLoss(), verbose=False)(x, target)['loss'].isfinite()
+    else:
+        with pytest.raises(ValueError, match=r'Split norms \(--split-bn\) need the whole batch'):
+            ClassificationTask(model, torch.nn.CrossEntropyLoss(), verbose=False)
+
+
 def test_training_loss_refuses_what_it_cannot_complete():
     criterion = torch.nn.CrossEntropyLoss()
     x, target = make_batch()
     with pytest.raises(TypeError, match='DRNet'):
-        timm_drnet.training_loss(timm.create_model('resnet10t'), criterion, torch.zeros(6, 5), target)
+        timm_drnet.training_loss(timm.create_model(BACKBONE), criterion, torch.zeros(6, 5), target)
     model = make_model().eval()
     with pytest.raises(RuntimeError, match='training mode'):
         timm_drnet.training_loss(model, criterion, model(x), target)
 
 
-def test_float16_autocast_scores_and_loss_stay_finite():
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize('kwargs', [{}, {'stage': 'pretrain'}, {'joint_resolutions': 'all'}])
+def test_loss_under_autocast_is_float32_and_near_the_exact_one(kwargs, dtype):
     x, target = make_batch()
-    model = make_model(alpha=1e-3)
-    task = ClassificationTask(model, torch.nn.CrossEntropyLoss())
-    with torch.autocast('cpu', dtype=torch.bfloat16):
-        loss = task(x, target)['loss']
-    assert loss.dtype == torch.float32
-    loss.backward()
-    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+    losses = []
+    for enabled in (False, True):
+        model = make_model(alpha=1e-3, tau=0.01, **kwargs)
+        task = ClassificationTask(model, torch.nn.CrossEntropyLoss(), verbose=False)
+        torch.manual_seed(1)
+        with torch.autocast('cpu', dtype=dtype, enabled=enabled):
+            losses.append(task(x, target))
+        assert losses[-1]['loss'].dtype == losses[-1]['drnet_loss'].dtype == torch.float32
+        (1024 * losses[-1]['loss']).backward()  # as a GradScaler does
+        assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+    for key in ('loss', 'drnet_loss'):
+        torch.testing.assert_close(losses[1][key], losses[0][key], rtol=0.02, atol=0)
+
+
+@pytest.mark.parametrize('kwargs', [{}, {'stage': 'pretrain'}, {'joint_resolutions': 'all'}])
+def test_one_image(kwargs):
+    """The predictor's last layers see one value a channel, of which there is no variance."""
+    model = make_model(alpha=1e-3, **kwargs)
+    before = {name: b.clone() for name, b in model.named_buffers() if 'running' in name}
+    task = ClassificationTask(model, torch.nn.CrossEntropyLoss(), verbose=False)
+    x, target = make_batch(1)
+    task(x, target)['loss'].backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+    assert all(b.isfinite().all() for b in model.buffers())
+    assert any(not torch.equal(b, before[name]) for name, b in model.named_buffers() if name in before)
+
+
+@pytest.mark.parametrize(('kwargs', 'expected'), [
+    ({}, {'tolist': 1}), ({'joint_resolutions': 'all'}, {}), ({'stage': 'pretrain'}, {}),
+])
+def test_step_waits_for_the_device_once_or_never(kwargs, expected, waits):
+    """Routing reads how many images each resolution has; all else of a step stays on the device."""
+    model = make_model(alpha=1e-3, **kwargs)
+    task = ClassificationTask(model, torch.nn.CrossEntropyLoss(), verbose=False)
+    x, target = make_batch()
+    waits.seen.clear()
+    with waits:
+        task(x, target)['loss'].backward()
+    assert waits.seen == expected
 
 
 def test_predictor_trains_in_float32_on_a_processor():
