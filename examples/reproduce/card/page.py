@@ -70,9 +70,9 @@ def section(summary: Mapping[str, Any], texts: Mapping[str, Sequence[str]]) -> s
         '', f'### Routers at {100 * float(SHOWN):.0f} % of the cost of 64 px', '',
         'Thresholds and dials were set on 1,000 held-out images, without labels; everything that ran is paid for.'
         ' *Lots*: the same shares dealt out by lot in the same network, without paying for a router. *Own line*: the'
-        ' best mixture by lot of two sizes of the same network at that cost. *Static line*: the same of networks trained'
-        ' at one size each. Differences are in points of top-1 with their 95 % interval over images (5,000, paired), then'
-        ' those of each seed.', '',
+        ' best mixture by lot of two sizes of the same network at that cost. *Static line*: the same of networks'
+        ' trained at one size each. Differences are in points of top-1 with their 95 % interval over images (5,000,'
+        ' paired), then those of each seed.', '',
         '| router | cost | shares | top-1 | above lots | above its own line | above the static line | above 64 px |',
         '|---|---|---|---|---|---|---|---|']
     for name, label in ROUTERS.items():
