@@ -25,8 +25,10 @@ def problem(make_tiny, images):
     return model, x, (x.mean(dim=(1, 2, 3)) <= 0).long()
 
 
-def test_it_learns_which_resolution_is_right(problem):
+@pytest.mark.parametrize('kwargs', [{}, {'joint_resolutions': 'all', 'predictor_loss': 'utility'}])
+def test_it_learns_which_resolution_is_right(problem, kwargs):
     model, x, wanted = problem
+    model.args = replace(model.args, **kwargs)
     backbone = {k: v.clone() for k, v in model.backbone.state_dict().items()}
     told = []
     batches = [(x[i:i + 16], torch.zeros(16, dtype=torch.int64)) for i in range(0, 64, 16)]

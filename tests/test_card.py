@@ -1,0 +1,115 @@
+"""The card's experiment: crops, splits and comparisons, against what can be told beforehand."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / 'examples' / 'reproduce'))
+
+import train_on_card
+from card import compare
+from card.images import on_device, pack, unpack
+from card.stages import Setting, rate
+from PIL import Image
+
+from timm_drnet.cost.costs import Costs
+
+COSTS = (4.0, 2.0, 1.0)
+
+
+def answers(hits, sure):
+    hits = torch.tensor(hits, dtype=torch.float64)
+    classes = torch.where(hits > 0, 0, 1)
+    return compare.Answers(hits, torch.tensor(sure, dtype=torch.float64), classes)
+
+
+def test_split_uses_every_image_once_and_every_class_alike():
+    labels = np.repeat(np.arange(4), 100)
+    parts = train_on_card.split(labels)
+    assert sorted(np.concatenate(list(parts.values()))) == list(range(400))
+    for name, each in (('train', 90), ('predictor', 8), ('dial', 2)):
+        assert np.bincount(labels[parts[name]]).tolist() == [each] * 4
+
+
+def test_rate_is_constant_and_then_falls():
+    setting = Setting(epochs=8, cooldown=2)
+    assert [rate(setting, e) for e in (0, 0.5, 1, 5.9, 6, 7, 8)] == pytest.approx([0, 0.5, 1, 1, 1, 0.5, 0])
+
+
+def test_epochs_fit_the_seconds():
+    assert train_on_card.epochs_in(300, (0.1, 0.01, 0.01), 80) == 24  # 0.85 * 300 / (80 * 0.13) = 24.5
+    assert train_on_card.epochs_in(3000, (0.1, 0.01, 0.01), 80) == 40
+
+
+def test_packed_images_come_back_in_order(tmp_path):
+    """Each image has a grey of its own, which survives the compression."""
+    if 'AVIF' not in Image.registered_extensions().values():
+        pytest.skip('this Pillow does not write AVIF')
+    for split in ('train', 'val'):
+        for label in range(2):
+            folder = tmp_path / 'images' / split / f'class{label}'
+            folder.mkdir(parents=True)
+            for i in range(3):
+                Image.new('RGB', (64, 64), (100 * label + 20 * i,) * 3).save(folder / f'{i}.png')
+    pack(tmp_path / 'images', tmp_path / 'packed', quality=90)
+    pixels, labels = unpack(tmp_path / 'packed', 'train')
+    assert labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert pixels.shape == (6, 64, 64, 3)
+    assert np.abs(pixels.mean(axis=(1, 2, 3)) - [0, 20, 40, 100, 120, 140]).max() < 3
+
+
+def test_crops_keep_a_ramp_a_ramp():
+    """A crop of a horizontal ramp is a horizontal ramp, steeper or not, to the right or, flipped, to the left."""
+    ramp = np.broadcast_to(np.linspace(0, 252, 64).astype(np.uint8)[None, None, :, None], (200, 64, 64, 3))
+    images = on_device(ramp, np.zeros(200, np.int64), torch.device('cpu'))
+    x = torch.cat([x for x, _ in images.batches(50, torch.Generator().manual_seed(0))])
+    assert x.shape == (200, 3, 64, 64)
+    assert (x[:, :, :1] - x).abs().max() < 0.05  # rows are alike
+    slopes = (x[:, 0, 0, 48] - x[:, 0, 0, 16]) / ((252 / 63 * 32) / 255 / 0.229)
+    assert 0.35 < (slopes > 0).double().mean() < 0.65
+    assert 0.5 < slopes.abs().min() < slopes.abs().max() < 1.02
+    plain = next(images.batches(200))[0]
+    assert plain[0, 0, 0, 63].item() == pytest.approx((252 / 255 - 0.485) / 0.229, abs=1e-5)
+
+
+def test_line_is_the_best_mixture_for_the_cost():
+    hits = torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
+    assert compare.line(hits, COSTS, 2.0).mean() == 0.5
+    assert compare.line(hits, COSTS, 3.0).mean() == pytest.approx(0.625)  # half at 4, half at 2
+    assert compare.line(hits, COSTS, 1.0).mean() == 0.25
+    assert compare.line(torch.flip(hits, (1,)), COSTS, 4.0).mean() == 0.75  # the cheapest is the best
+
+
+def test_oracle_spends_on_what_the_cheap_resolutions_get_wrong():
+    one = answers([[1, 1, 1], [1, 0, 0], [1, 1, 0], [0, 0, 0]], np.ones((4, 3)))
+    assert [compare.oracle(one, COSTS, at) for at in (1.0, 1.25, 1.99, 2.0)] == [25, 50, 50, 75]
+
+
+def test_routers_pay_for_what_ran():
+    """Images sure at 32 px stop there; the others run at 64 px, too."""
+    val = answers([[1, 1, 0], [1, 1, 1]] * 50, [[0.9, 0.5, 0.3], [0.9, 0.5, 0.8]] * 50)
+    routed = compare.cascade(val, val, COSTS, target=3.0)
+    assert routed.cost == pytest.approx(3.0)
+    assert routed.shares == (0.5, 0.0, 0.5)
+    assert routed.hits.mean() == 1
+    assert compare.lots(routed, val).mean() == 0.75
+    assert compare.cascade(val, val, COSTS, target=9.0) is None
+
+    scores = torch.tensor([[2.0, 0.0, 1.0], [2.0, 0.0, 1.5]] * 50)
+    costs = Costs('GFLOPs', COSTS, 0.5)
+    assert compare.predicted(scores, scores, val, costs, None).cost == 4.5
+    routed = compare.predicted(scores, scores, val, costs, 3.0)
+    assert (routed.cost, routed.shares) == (3.0, (0.5, 0.0, 0.5))
+
+
+def test_interval_of_a_difference():
+    above, below = torch.zeros(400, dtype=torch.float64), torch.zeros(400, dtype=torch.float64)
+    above[:40] = 1.0
+    one = compare.difference([above, above], [below, above])
+    assert one.seeds == (10.0, 0.0)
+    assert one.mean == pytest.approx(5.0)
+    error = 1.96 * np.std([0.5] * 40 + [0] * 360, ddof=1) / 20 * 100
+    assert (one.low, one.high) == pytest.approx((5 - error, 5 + error))
