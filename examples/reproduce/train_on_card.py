@@ -60,7 +60,7 @@ def load(folder: Path, device: torch.device) -> dict[str, Images]:
 
 
 def epochs_in(seconds: float, step_seconds: Sequence[float], steps: int) -> int:
-    """Epochs that fit, a multiple of four, at least 20 and at most 40.
+    """Epochs that fit, a multiple of four, at least 12 and at most 40.
 
     Args:
         seconds: For training.
@@ -68,7 +68,7 @@ def epochs_in(seconds: float, step_seconds: Sequence[float], steps: int) -> int:
         steps: In an epoch.
     """
     per_epoch = steps * max(work * one for work, one in zip(_WORK, step_seconds, strict=True))
-    return int(min(40, max(20, _SAFE * seconds / per_epoch // 4 * 4)))
+    return int(min(40, max(12, _SAFE * seconds / per_epoch // 4 * 4)))
 
 
 def work(chain: int, seed: int, args: argparse.Namespace, folder: Path, barrier: Any, speeds: Any, ends: float) -> None:

@@ -493,6 +493,7 @@ def test_one_image(kwargs):
 
 @pytest.mark.parametrize(('kwargs', 'expected'), [
     ({}, {'tolist': 1}), ({'joint_resolutions': 'all'}, {}), ({'stage': 'pretrain'}, {}),
+    ({'joint_resolutions': 'all', 'predictor_loss': 'utility', 'distill': 1.0}, {}),
 ])
 def test_step_waits_for_the_device_once_or_never(kwargs, expected, waits):
     """Routing reads how many images each resolution has; all else of a step stays on the device."""

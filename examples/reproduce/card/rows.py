@@ -48,8 +48,7 @@ class Chain:
         self.name, self.seed, self.images, self.setting, self.output = name, seed, images, setting, output
         self.device = images['train'].pixels.device
         self.num_classes = int(images['train'].labels.max()) + 1
-        torch.manual_seed(seed)
-        self.generator = torch.Generator(self.device).manual_seed(seed)
+        self.generator = torch.Generator(self.device)
         self.criterion = nn.CrossEntropyLoss()
         self.began = time.time()
         self.costs: list[float] = []
@@ -57,6 +56,8 @@ class Chain:
 
     def run(self) -> None:
         """Train the rows, until the deadline."""
+        torch.manual_seed(self.seed)
+        self.generator.manual_seed(self.seed)
         try:
             {'distilled': self._distilled, 'static': self._static, 'paper': self._paper}[self.name]()
         except OutOfTime:
