@@ -1,6 +1,6 @@
 """Train the rows of the card's experiment: small images held on the device, a process for each chain of rows and seed.
 
-    python train_on_card.py pack tiny-imagenet-100 tiny64             # 41 MB instead of 75
+    python train_on_card.py pack tiny-imagenet-100 tiny64 --per-class 480             # 38 MB instead of 75
     python train_on_card.py run tiny64 output --seconds 300
     python train_on_card.py summarize output results/card.json
 
@@ -133,8 +133,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     packing = commands.add_parser('pack', help='make a folder of images small enough to travel')
     packing.add_argument('data', type=Path, help='folder of train and val, each with a folder for every class')
     packing.add_argument('output', type=Path)
-    packing.add_argument('--quality', type=int, default=54, help='of AVIF (%(default)s)')
-    packing.set_defaults(call=lambda args: pack(args.data, args.output, args.quality))
+    packing.add_argument('--quality', type=int, default=52, help='of AVIF (%(default)s)')
+    packing.add_argument('--per-class', type=int, help='training images of each class to take (all)')
+    packing.set_defaults(call=lambda args: pack(args.data, args.output, args.quality, args.per_class))
     running = commands.add_parser('run', help='train')
     add = running.add_argument
     add('data', type=Path, help='such a folder, packed or not')

@@ -96,18 +96,22 @@ def read_folder(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     return pixels, np.array([label for _, label in files])
 
 
-def pack(folder: Path, output: Path, quality: int) -> None:
+def pack(folder: Path, output: Path, quality: int, per_class: int | None = None) -> None:
     """Pack a folder of ``train`` and ``val`` into mosaics.
 
     Args:
         folder: Of image folders.
         output: New folder.
         quality: Of AVIF as Pillow has it.
+        per_class: Training images of each class to take; None for all.
     """
     output.mkdir(parents=True, exist_ok=True)
     index, error, sent = {}, [], 0
     for split in ('train', 'val'):
         pixels, labels = read_folder(folder, split)
+        if per_class and split == 'train':
+            chosen = np.concatenate([np.flatnonzero(labels == label)[:per_class] for label in np.unique(labels)])
+            pixels, labels = pixels[chosen], labels[chosen]
         index[split] = labels.tolist()
         for number, start in enumerate(range(0, len(pixels), _TILES**2)):
             part = pixels[start:start + _TILES**2]
