@@ -124,7 +124,7 @@ def pack(folder: Path, output: Path, quality: int, per_class: int | None = None)
             error.append((_tiles(data)[:len(part)].astype(np.float32) - part).__pow__(2).mean())
             sent += len(data.getvalue())
     (output / 'index.json').write_text(json.dumps(index))
-    print(f'{sent / 2**20:.1f} MiB, PSNR {10 * math.log10(255**2 / np.mean(error)):.1f} dB')
+    print(f'{sent / 2**20:.1f} MiB, PSNR {10 * math.log10(255**2 / max(np.mean(error), 1e-9)):.1f} dB')
 
 
 def unpack(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
