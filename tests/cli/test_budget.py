@@ -1,4 +1,4 @@
-"""``timm-drnet budget``: the shipped model, three targets, with labels and without."""
+"""``timm-drnet budget``: a predictor and the shipped cascade, several targets, with labels and without."""
 
 import json
 import re
@@ -14,15 +14,30 @@ from timm.data import create_transform
 import timm_drnet
 from timm_drnet.cli import main
 from timm_drnet.data.reading import image_loader
+from timm_drnet.hub.publishing import save_folder
 
 PHOTOS = Path(__file__).parents[2] / 'examples' / 'photos'
 
 
+@pytest.fixture(scope='module')
+def model_name(tmp_path_factory, spread_answers):
+    """A small DRNet that chooses different resolutions for the example photographs."""
+    torch.manual_seed(0)
+    model = timm_drnet.create_drnet(
+        'test_resnet', resolutions=(64, 48, 32), predictor='inverted_residual', predictor_size=32, num_classes=5).eval()
+    model.pretrained_cfg.update(input_size=(3, 64, 64), crop_pct=1.0)
+    load = image_loader(model)
+    spread_answers(model, torch.stack([load(path) for path in sorted(PHOTOS.glob('*.jpg'))]))
+    folder = tmp_path_factory.mktemp('model')
+    save_folder(model, folder)
+    return f'local-dir:{folder}'
+
+
 @pytest.fixture
-def run(capsys):
+def run(capsys, model_name):
     """Run the command: exit code, stdout, stderr."""
 
-    def run(*args, model=timm_drnet.DEFAULT_MODEL):
+    def run(*args, model=model_name):
         code = main(['budget', model, *map(str, args)])
         captured = capsys.readouterr()
         return code, captured.out, captured.err
@@ -45,6 +60,11 @@ def photos(tmp_path):
     return folder
 
 
+def full_cost(name):
+    """GFLOPs of a model whose every image runs at the largest resolution."""
+    return timm_drnet.cost_table(timm.create_model(name, pretrained=True))[0].total_flops / 1e9
+
+
 def spent(model, folder):
     """Average GFLOPs of a model on images, one by one."""
     rows = timm_drnet.cost_table(model)
@@ -55,8 +75,9 @@ def spent(model, folder):
     return sum(rows[j].total_flops for j in choices) / len(choices) / 1e9
 
 
-@pytest.mark.parametrize('target', [0.12, 0.14, 0.16])
-def test_target_is_met_by_the_saved_model(run, photos, tmp_path, target):
+@pytest.mark.parametrize('part', [0.5, 0.7, 0.9])
+def test_target_is_met_by_the_saved_model(run, photos, tmp_path, model_name, part):
+    target = round(part * full_cost(model_name), 4)
     code, out, err = run(photos, '--target-gflops', target, '--output', tmp_path / 'saved')
     assert code == 0, err
     assert f'for {target:g} GFLOPs' in out
@@ -67,8 +88,8 @@ def test_target_is_met_by_the_saved_model(run, photos, tmp_path, target):
 
 
 @pytest.mark.parametrize('labelled', [False, True])
-def test_crop(run, photos, tmp_path, labelled):
-    model = timm.create_model(timm_drnet.DEFAULT_MODEL, pretrained=True).eval()
+def test_crop(run, photos, tmp_path, labelled, model_name):
+    model = timm.create_model(model_name, pretrained=True).eval()
     data = photos
     if labelled:
         data = tmp_path / 'data'
@@ -88,25 +109,35 @@ def test_crop(run, photos, tmp_path, labelled):
     assert shares == [pytest.approx([float((choices == j).float().mean()) for j in range(len(model.resolutions))])]
 
 
-def test_printed_model_meets_the_target(run, photos):
-    code, out, _ = run(photos, '--target-gflops', 0.13)
+def test_printed_model_meets_the_target(run, photos, model_name):
+    target = round(0.7 * full_cost(model_name), 4)
+    code, out, _ = run(photos, '--target-gflops', target)
     assert code == 0
-    weight = float(re.search(r"^timm.create_model\('drnet_.*', pretrained=True, cost_weight=(\S+)\)$", out, re.M)[1])
-    model = timm.create_model(timm_drnet.DEFAULT_MODEL, pretrained=True, cost_weight=weight).eval()
-    assert spent(model, photos) == pytest.approx(0.13, rel=0.01)
+    weight = float(re.search(r"^timm.create_model\('local-dir.*', pretrained=True, cost_weight=(\S+)\)$", out, re.M)[1])
+    model = timm.create_model(model_name, pretrained=True, cost_weight=weight).eval()
+    assert spent(model, photos) == pytest.approx(target, rel=0.01)
 
 
-def test_curve_as_json_with_labels(run, tmp_path, photos):
-    names = (Path(timm_drnet.__file__).parent / 'weights' / 'caltech101.txt').read_text().splitlines()
-    for i, name in enumerate(sorted(names)):
-        (tmp_path / 'data' / name).mkdir(parents=True)
-        for path in sorted(photos.glob('*.png'))[i % 90:i % 90 + 1]:
-            shutil.copy(path, tmp_path / 'data' / name)
+def test_shipped_cascade(run, photos, tmp_path):
+    code, out, err = run(
+        photos, '--target-gflops', .3, '--points', 3, '--output', tmp_path / 'saved', model=timm_drnet.DEFAULT_MODEL)
+    assert code == 0, err
+    assert re.search(r'thresholds +GFLOPs +of largest +224 px +160 px +agreement', out)
+    model = timm.create_model(f'local-dir:{tmp_path / "saved"}', pretrained=True).eval()
+    assert f'{model.args.thresholds[0]:.4f}' in out
+    assert spent(model, photos) == pytest.approx(0.3, rel=0.01)
+
+
+def test_curve_as_json_with_labels(run, tmp_path, photos, model_name):
+    for i, path in enumerate(sorted(photos.glob('*.png'))):
+        folder = tmp_path / 'data' / 'abcde'[i % 5]
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, folder)
     code, out, err = run(tmp_path / 'data', '--json', '--points', 4, '-j', 0)
     assert code == 0, err
     report = json.loads(out)
-    assert (report['unit'], report['images'], report['target'], report['chosen']) == ('GFLOPs', 101, None, None)
-    rows = timm_drnet.cost_table(timm.create_model(timm_drnet.DEFAULT_MODEL))
+    assert (report['unit'], report['images'], report['target'], report['chosen']) == ('GFLOPs', 96, None, None)
+    rows = timm_drnet.cost_table(timm.create_model(model_name))
     assert len(report['curve']) == 5
     for one in report['curve']:
         assert one['cost'] == pytest.approx(
@@ -118,7 +149,7 @@ def test_curve_as_json_with_labels(run, tmp_path, photos):
 def test_milliseconds(run, photos, monkeypatch, tmp_path):
     monkeypatch.setattr('timm_drnet.cli.budget.latency_table', lambda model, batch_size: [
         timm_drnet.LatencyRow(r, ms, batch_size / 8, ms + batch_size / 8, ms / 20)
-        for r, ms in ((128, 20.0), (112, 16.0), (96, 10.0))])
+        for r, ms in ((64, 20.0), (48, 16.0), (32, 10.0))])
     code, out, err = run(photos, '--target-ms', 15.5, '--output', tmp_path / 'saved')
     assert code == 0, err
     assert 'for 15.5 ms' in out

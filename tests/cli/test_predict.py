@@ -62,10 +62,8 @@ def expected(checkpoint):
 def test_examples_are_a_dozen_photographs_with_credit():
     photographs = find_images([PHOTOS])
     assert len(photographs) == 12
-    labels = set(timm.create_model('drnet_resnet18d_050').pretrained_cfg['label_names'])
     credit = (PHOTOS / 'README.md').read_text(encoding='utf-8')
     for path in photographs:
-        assert path.stem in labels
         assert f'`{path.name}`' in credit
     assert 'CC BY 4.0' in credit
 

@@ -18,6 +18,7 @@ from safetensors.torch import load, save_file
 from timm.models import save_for_hf
 from timm.utils import CheckpointSaver, ModelEmaV3
 
+import timm_drnet
 from timm_drnet.cli import main
 from timm_drnet.evaluate.validation import validate
 
@@ -184,11 +185,10 @@ def test_licence_base_model_and_results_are_not_invented(run, checkpoint, tmp_pa
 
 
 def test_shipped_model(run, tmp_path):
-    code, out, err = run('drnet_resnet18d_050.caltech101')
+    code, out, err = run(timm_drnet.DEFAULT_MODEL)
     assert (code, err) == (0, '')
-    assert "licence     cc-by-4.0 (the model's configuration" in out
-    assert "labels      of the model's configuration" in out
-    assert '`drnet_resnet18d_050.caltech101`' in (tmp_path / 'dry/README.md').read_text()
+    assert "licence     apache-2.0 (the model's configuration" in out
+    assert f'`{timm_drnet.DEFAULT_MODEL}`' in (tmp_path / 'dry/README.md').read_text()
 
 
 def test_trained_again_is_not_called_by_the_name_of_the_registered_weights(run, tmp_path):

@@ -103,9 +103,10 @@ def test_unknown_argument_is_refused(create):
 
 def test_all_models_are_registered():
     assert timm.list_models('drnet*') == [
-        'drnet', 'drnet_mobilenetv2', 'drnet_resnet18d_050', 'drnet_resnet50', 'drnet_resnet101']
+        'drnet', 'drnet_efficientnet_lite0', 'drnet_mobilenetv2', 'drnet_resnet18d_050', 'drnet_resnet50',
+        'drnet_resnet101']
     assert timm.list_models('drnet*', pretrained=True) == [
-        'drnet_mobilenetv2.ra_in1k', timm_drnet.DEFAULT_MODEL, 'drnet_resnet50.mindspore_in1k',
+        timm_drnet.DEFAULT_MODEL, 'drnet_mobilenetv2.ra_in1k', 'drnet_resnet50.mindspore_in1k',
         'drnet_resnet50.tv_in1k', 'drnet_resnet101.tv_in1k']
 
 
@@ -265,6 +266,6 @@ def test_timm_may_retire_a_tag():
     cfg, pretrained = json.loads(done.stdout)
     assert cfg['tag'] == 'tv_in1k'
     assert (cfg['first_conv'], cfg['classifier']) == ('backbone.conv1', 'backbone.fc')
-    assert pretrained == [timm_drnet.DEFAULT_MODEL, 'drnet_resnet50.mindspore_in1k']
+    assert pretrained == ['drnet_resnet50.mindspore_in1k']
     assert 'No pretrained weights exist for resnet101.tv_in1k in timm' in done.stderr
     assert 'Give trained weights with --checkpoint' in done.stderr
