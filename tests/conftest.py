@@ -17,8 +17,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import timm_drnet
 
-# What makes the host wait on a device, as aten operators; bincount reads the smallest and the largest entry.
-WAITING = {'_local_scalar_dense', 'nonzero', 'bincount', 'masked_select', 'equal', 'is_nonzero', '_unique2', '_to_copy'}
+# What makes the host wait on a device, as aten operators: bincount reads the smallest and the largest entry, and
+# lift_fresh, torch.tensor's own, would have to be copied there.
+WAITING = {
+    '_local_scalar_dense', 'nonzero', 'bincount', 'masked_select', 'equal', 'is_nonzero', '_unique2', '_to_copy',
+    'lift_fresh',
+}
 
 
 class Waits(TorchDispatchMode):
@@ -40,6 +44,20 @@ class Waits(TorchDispatchMode):
 def seed():
     """The same random numbers in every run and order of the tests."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def waits(monkeypatch):
+    """Counter of what makes the host wait; tolist is counted apart, since it reads the CPU's memory directly."""
+    mode = Waits()
+    tolist = torch.Tensor.tolist
+
+    def counted(tensor):
+        mode.seen['tolist'] += 1
+        return tolist(tensor)
+
+    monkeypatch.setattr(torch.Tensor, 'tolist', counted)
+    return mode
 
 
 @pytest.fixture(scope='session')
