@@ -7,10 +7,10 @@ import pytest
 import torch
 from card import DEVICE, needs_card, waits_of
 
+from timm_drnet.adaptation.norms import estimate_statistics
 from timm_drnet.bulk.grouping import classify_grouped
 from timm_drnet.cost.latency import latency_table
 from timm_drnet.deploy import deployed as deployment
-from timm_drnet.train.norm_statistics import calibrate_norms
 
 pytestmark = needs_card
 
@@ -85,7 +85,7 @@ def test_one_wait_for_a_batch_and_one_for_a_rung(routed, waits):
                 (lambda one=one: one.forward_at(x, 1), 0)):
             found = waits_of(run, waits)
             assert len(found) == expected, found
-    assert waits_of(lambda: calibrate_norms(there, [x]), waits) == []
+    assert waits_of(lambda: estimate_statistics(there, 1, [x]), waits) == []
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
