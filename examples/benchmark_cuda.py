@@ -147,7 +147,8 @@ class Benchmark:
     def cascade(self, x: torch.Tensor) -> timm_drnet.DRNet:
         """A cascade that stops given images in the given shares."""
         model = self.drnet(router='cascade').eval().to(x.dtype)
-        model.get_classifier().weight.data.mul_(50)  # random weights would be as unsure of all
+        classifier = model.get_classifier()
+        classifier.weight.data.mul_(3 / model.forward_at(x[:32], 0).std())  # random weights would be as unsure of all
         left, thresholds = x, [0.0] * (len(self.resolutions) - 1)
         for j in range(len(self.resolutions) - 1, 0, -1):
             sure = confidence(model.forward_at(left, j))
@@ -325,17 +326,18 @@ class Benchmark:
     def compiled(self) -> None:
         """The same batch compiled: graph by graph, then routed beside plain, eager and compiled."""
         dtype = torch.bfloat16
-        x, choice = self.images(dtype)
+        with torch.inference_mode():  # or graphs for parts of a batch would not do for the parts that routing makes
+            x, choice = self.images(dtype)
+            parts = self.parts(x, choice)
         plain, model = self.plain().eval().to(dtype), self.drnet().eval().to(dtype)
-        eager, parts = copy.deepcopy(model), self.parts(x, choice)
-        eager_plain = copy.deepcopy(plain)
+        eager_plain, eager = copy.deepcopy(plain), copy.deepcopy(model)
         how = {'dynamic': False} if self.on_card else {'dynamic': False, 'backend': 'eager'}
         plain.compile(**how)
         model.compile(**how)
-        calls: dict[str, Callable[[], object]] = {
-            'plain': lambda: plain(x), 'predictor': lambda: model.predict_resolution(x)}
+        calls: dict[str, Callable[[], object]] = {'plain': lambda: plain(x)}
         for j, part in enumerate(parts):
             calls[f'{len(part)} images at {self.resolutions[j]}'] = lambda j=j, part=part: model.forward_at(part, j)
+        calls['predictor'] = lambda: model.predict_resolution(x)
 
         @torch.inference_mode()
         def one(call: Callable[[], object]) -> dict[str, Any]:

@@ -27,9 +27,9 @@ def task(request, make_tiny):
     return ClassificationTask(model, torch.nn.CrossEntropyLoss(), device=DEVICE, verbose=False)
 
 
-def batch(images):
-    x = images(12).to(DEVICE, memory_format=torch.channels_last)
-    return x, torch.arange(12, device=DEVICE) % 5
+def batch(images, n=12):
+    x = images(n).to(DEVICE, memory_format=torch.channels_last)
+    return x, torch.arange(n, device=DEVICE) % 5
 
 
 def make_step(task, x, target, dtype):
@@ -91,7 +91,7 @@ def one_rank(folder):
 
 def test_one_rank_with_synchronized_norms_is_one_process(make_tiny, images, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, 'allow_tf32', False)
-    x, target = batch(images)
+    x, target = batch(images, 24)  # each resolution gets some
     results = []
     for distributed in (False, True):
         model = make_tiny(alpha=8e-3).to(DEVICE).train()
