@@ -9,7 +9,7 @@ import torch
 
 SMALL = [
     '--device', 'cpu', '--backbone', 'test_resnet', '--resolutions', '64', '48', '32', '--predictor-size', '32',
-    '--batch-size', '12', '--repeats', '2',
+    '--batch-size', '12', '--repeats', '1',
 ]
 
 
