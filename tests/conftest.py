@@ -46,20 +46,6 @@ def seed():
     torch.manual_seed(0)
 
 
-@pytest.fixture
-def waits(monkeypatch):
-    """Counter of what makes the host wait; tolist is counted apart, since it reads the CPU's memory directly."""
-    mode = Waits()
-    tolist = torch.Tensor.tolist
-
-    def counted(tensor):
-        mode.seen['tolist'] += 1
-        return tolist(tensor)
-
-    monkeypatch.setattr(torch.Tensor, 'tolist', counted)
-    return mode
-
-
 @pytest.fixture(scope='session')
 def ray_here():
     """A Ray on this machine, started once for all tests that need one."""

@@ -4,7 +4,6 @@ import threading
 
 import pytest
 import torch
-from timm.task import ClassificationTask
 
 from timm_drnet.core.routing import check_choices, route
 
@@ -115,18 +114,6 @@ def test_forward_at_waits_for_the_device_once(waits, tiny, images):
     with waits:
         tiny.forward_at(images(4), choice)
     assert waits.seen == {'tolist': 1}
-
-
-@pytest.mark.parametrize(('kwargs', 'expected'), [
-    ({}, {'tolist': 1}), ({'joint_resolutions': 'all'}, {}), ({'stage': 'pretrain'}, {})])
-def test_training_step_waits_for_the_device_no_more_than_its_routing(waits, make_tiny, images, kwargs, expected):
-    task = ClassificationTask(make_tiny(alpha=1e-3, **kwargs).train(), torch.nn.CrossEntropyLoss(), verbose=False)
-    x, target = images(6), torch.arange(6) % 5
-    task(x, target)['loss'].backward()
-    waits.seen.clear()
-    with waits:
-        task(x, target)['loss'].backward()
-    assert waits.seen == expected
 
 
 def test_choices_follow_the_images_to_their_device():
