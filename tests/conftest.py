@@ -17,8 +17,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import timm_drnet
 
-# What makes the host wait on a device, as aten operators; bincount reads the smallest and the largest entry.
-WAITING = {'_local_scalar_dense', 'nonzero', 'bincount', 'masked_select', 'equal', 'is_nonzero', '_unique2', '_to_copy'}
+# What makes the host wait on a device, as aten operators: bincount reads the smallest and the largest entry, and
+# lift_fresh, torch.tensor's own, would have to be copied there.
+WAITING = {
+    '_local_scalar_dense', 'nonzero', 'bincount', 'masked_select', 'equal', 'is_nonzero', '_unique2', '_to_copy',
+    'lift_fresh',
+}
 
 
 class Waits(TorchDispatchMode):

@@ -10,8 +10,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 def _channels(x):
-    """(B, C, H, W) to (C, B * H * W)."""
-    return x.transpose(0, 1).flatten(1)
+    """(B, C, H, W) to (C, B * H * W), in float32 if in half precision."""
+    return x.transpose(0, 1).flatten(1).to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _stats(x, eps):
@@ -32,7 +32,7 @@ def _gather_stats_with_counts(x, means, invstds, running_mean, running_var, mome
 
 def _elemt(x, weight, bias, mean, invstd, eps):
     scale = weight * invstd
-    return x * scale[:, None, None] + (bias - mean * scale)[:, None, None]
+    return (x * scale[:, None, None] + (bias - mean * scale)[:, None, None]).to(x.dtype)
 
 
 def _backward_reduce(grad, x, mean, invstd, weight, *wanted):
@@ -46,7 +46,7 @@ def _backward_elemt(grad, x, mean, invstd, weight, sum_dy, sum_dy_xmu, counts):
     dy, xmu = _channels(grad), _channels(x) - mean[:, None]
     dx = dy - (sum_dy / total)[:, None] - xmu * (invstd ** 2 * sum_dy_xmu / total)[:, None]
     dx = dx * (invstd * weight)[:, None]
-    return dx.unflatten(1, (x.shape[0], *x.shape[2:])).transpose(0, 1)
+    return dx.unflatten(1, (x.shape[0], *x.shape[2:])).transpose(0, 1).to(x.dtype)
 
 
 class _Changed:

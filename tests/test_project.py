@@ -138,6 +138,12 @@ def test_dependencies_are_what_is_imported():
     assert third_party(MODULES, at_import=True) == distributions(METADATA['project']['dependencies'])
 
 
+def test_imports_that_print_wait_until_they_are_needed():
+    """PyTorch's builder of extensions warns where CUDA_HOME is set and there is no card; its benchmark imports it."""
+    builders = ('torch.utils.cpp_extension', 'torch.utils.benchmark')
+    assert not [(module, name) for module in MODULES for name in imports(module, True) if name.startswith(builders)]
+
+
 def test_extras_are_what_is_imported_when_needed():
     extras = METADATA['project']['optional-dependencies']
     optional = set().union(*(distributions(extras[name]) for name in extras if name != 'test'))

@@ -87,6 +87,16 @@ class DRNet(core.drnet.DRNet):
         choice = self.predict_resolution(x)
         return self._route(x, choice), choice
 
+    def predictor_scores(self, x: torch.Tensor) -> torch.Tensor:
+        """What the predictor says of images, (B, in_chans, S, S), before the dial and without noise: (B, M).
+
+        The softmax of the scores is p of Eq. 1.
+
+        Raises:
+            RuntimeError: If the model is a cascade.
+        """
+        return super().predictor_scores(x).clone()  # as the result of a branch
+
     def predict_resolution(self, x: torch.Tensor) -> torch.Tensor:
         """Choose a candidate for each image: the most probable in eval mode, a Gumbel draw in training.
 
@@ -201,7 +211,7 @@ class DRNet(core.drnet.DRNet):
     @eager
     def _call(self, index: int, branch: nn.Module, x: torch.Tensor) -> torch.Tensor:
         run = self._compiled.get(index) or branch_function(index)
-        return run(branch, x, self.resolutions[index])
+        return run(branch, x, self.resolutions[index]).clone()  # a CUDA graph's result lives until the next one runs
 
     def _statistics_are_estimated(self) -> bool:
         """Whether `torch.optim.swa_utils.update_bn` calls, which has reset all norms: none may go without images."""

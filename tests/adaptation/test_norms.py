@@ -41,6 +41,13 @@ def test_statistics_are_those_of_all_images(model, plain, images):
     torch.testing.assert_close(found[0]['running_var'], var, rtol=1e-3, atol=1e-5)
 
 
+def test_statistics_wait_for_the_device_in_no_norm(model, images, waits):
+    """As PyTorch's own plain average, momentum None, would: it reads a counter of each."""
+    with waits:
+        estimate_statistics(model, 1, [images(16, 64), images(16, 64)])
+    assert set(waits.seen) <= {'_to_copy'}  # to another type, not device
+
+
 def test_mixing(model, images):
     source = get_state(private_norms(model, 1))
     new = estimate_statistics(model, 1, [images(16, 64)])

@@ -3,9 +3,10 @@
 import pyarrow as pa
 import pytest
 import torch
+from PIL import Image
 
 from timm_drnet.bulk.listing import Location
-from timm_drnet.bulk.workers import ClassifyingWorker, DecodingWorker, work_unit
+from timm_drnet.bulk.workers import ClassifyingWorker, DecodedClassifyingWorker, DecodingWorker, work_unit
 
 
 class Actor:
@@ -30,16 +31,16 @@ def events(monkeypatch, tiny):
     monkeypatch.setattr('timm_drnet.bulk.workers.deploy', lambda model: model)  # it would measure for seconds
     monkeypatch.setattr(ray, 'get', lambda x: x)
 
-    def loader(model):
+    def loader(model, normalize=True):
         def load(path):
             events.append(path)
             if path == '/10.jpg':
                 raise TimeoutError('no answer\nin a minute')
-            return torch.zeros(3, 64, 64)
+            return torch.zeros(3, 64, 64, dtype=torch.float32 if normalize else torch.uint8)
 
         return load
 
-    def classify(model, images, batch_size, device):
+    def classify(model, images, batch_size, device, normalize):
         choices = torch.tensor([0 for _ in images])
         return choices, torch.zeros(len(choices), model.num_classes)
 
@@ -92,3 +93,23 @@ def test_worker_tells_why_it_does_not_start(work, events, monkeypatch):
         work('classify', 1, (6,))
     assert events == [
         ('fail', 'a worker could not start: OutOfMemoryError: out of memory; use a smaller batch size')]
+
+
+def test_pixels_decoded_by_another_worker_give_the_same(tiny, monkeypatch, tmp_path):
+    import ray
+
+    monkeypatch.setattr('timm_drnet.bulk.workers.deploy', lambda model: model)
+    monkeypatch.setattr(ray, 'get', lambda x: x)
+    paths = [tmp_path / f'{n}.png' for n in range(4)]
+    for n, path in enumerate(paths):
+        Image.effect_mandelbrot((90, 70), (-2 + n / 4, -1.5, 1, 1.5), 50).convert('RGB').save(path)
+    paths[2].write_text('no image')
+    units = pa.Table.from_pylist([work_unit(7, [Location(str(path), None) for path in paths])])
+    common, threads = (tiny, Actor([]), 'image'), torch.get_num_threads()
+    [expected] = ClassifyingWorker(*common, 2, 2, threads, 'cpu')(units)
+    [decoded] = DecodingWorker(*common, threads)(units)
+    assert decoded['pixels'].dtype == 'uint8'
+    [answers] = DecodedClassifyingWorker(*common, 2, 2, threads, 'cpu')(decoded)
+    assert answers.drop(['began']).equals(expected.drop(['began']))
+    assert answers['position'].to_pylist() == [7, 8, 9, 10]
+    assert [error is None for error in answers['error'].to_pylist()] == [True, True, False, True]

@@ -352,6 +352,19 @@ def test_idle_norms_of_any_size_do_not_overflow_in_half_precision(make_tiny, ima
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_branch_without_images_runs_in_the_type_of_its_weights(make_tiny, images, dtype):
+    """Synchronized norms would gather statistics in half precision from here, and in float32 from other ranks."""
+    model = make_tiny().train()
+    seen = set()
+    for norm in model.backbone.modules():
+        if isinstance(norm, _BatchNorm):
+            norm.register_forward_pre_hook(lambda module, args: seen.add(args[0].dtype))
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        assert model._run(1, images(0).to(dtype)).shape == (0, 5)
+    assert seen == {torch.float32}
+
+
 def test_checkpointed_gradients_equal_plain_ones(make_tiny, shake, images):
     results = []
     for enable in (False, True):

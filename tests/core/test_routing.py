@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from timm_drnet.core.routing import route
+from timm_drnet.core.routing import check_choices, route
 
 
 def tag(index, x):
@@ -110,9 +110,15 @@ def test_model_waits_for_the_device_once(waits, make_tiny, spread_choices, image
 
 
 def test_forward_at_waits_for_the_device_once(waits, tiny, images):
+    choice = torch.tensor([0, 2, 1, 0])
     with waits:
-        tiny.forward_at(images(4), torch.tensor([0, 2, 1, 0]))
+        tiny.forward_at(images(4), choice)
     assert waits.seen == {'tolist': 1}
+
+
+def test_choices_follow_the_images_to_their_device():
+    choices = check_choices(torch.tensor([0, 1]), torch.empty(2, 3, 4, 4, device='meta'))
+    assert choices.device.type == 'meta'
 
 
 def test_threads_get_the_results_of_one(tiny, spread_choices, images):

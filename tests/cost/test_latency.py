@@ -35,7 +35,7 @@ def clock(monkeypatch):
 
     monkeypatch.setattr(timm_drnet.DRNet, 'forward_at', forward_at)
     monkeypatch.setattr(timm_drnet.DRNet, 'predict_resolution', predict_resolution)
-    monkeypatch.setattr('timm_drnet.cost.latency.Timer', functools.partial(Timer, timer=lambda: now[0]))
+    monkeypatch.setattr('torch.utils.benchmark.Timer', functools.partial(Timer, timer=lambda: now[0]))
     return log
 
 
@@ -58,10 +58,31 @@ def test_model_in_training_is_left_alone(tiny, clock):
     assert all(torch.equal(v, before[k]) for k, v in tiny.state_dict().items())
 
 
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize('autocast', [False, True])
+def test_images_are_like_the_caller_s(tiny, monkeypatch, layout, autocast):
+    seen = set()
+
+    def forward_at(self, x, choice):
+        seen.add((x.dtype, x.is_contiguous(memory_format=layout), torch.is_autocast_enabled('cpu')))
+
+    monkeypatch.setattr(timm_drnet.DRNet, 'forward_at', forward_at)
+    with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
+        latency_table(tiny.double().to(memory_format=layout), batch_size=2, repeats=1)
+    assert seen == {(torch.float64, True, autocast)}
+
+
 def test_real_clock(tiny):
     rows = latency_table(tiny, batch_size=2, repeats=3)
     assert all(row.backbone_ms > 0 and row.predictor_ms > 0 for row in rows)
     assert latency_table(tiny.deploy(micro_batch=0), 2, 3)[0].backbone_ms > 0
+
+
+def test_measured_within_a_step_leaves_its_weights_their_gradients(tiny, images):
+    with torch.autocast('cpu', torch.bfloat16):
+        latency_table(tiny, batch_size=1, repeats=1)
+        tiny.forward_at(images(2), 1).sum().backward()
+    assert next(tiny.backbone.parameters()).grad is not None
 
 
 @pytest.mark.parametrize(('kwargs', 'told'), [

@@ -7,7 +7,7 @@ from PIL import Image
 from timm.data import create_transform, resolve_data_config
 
 import timm_drnet
-from timm_drnet.data.reading import image_loader
+from timm_drnet.data.reading import image_loader, normalizer
 
 
 def make_model(resolutions=(64, 48, 32), **kwargs):
@@ -30,6 +30,9 @@ def test_loader_prepares_as_timm_does(tmp_path, in_chans):
     expected = create_transform(**config)(Image.open(path).convert('RGB' if in_chans == 3 else 'L'))
     assert expected.shape == (in_chans, 64, 64)
     torch.testing.assert_close(image_loader(model)(path), expected)
+    pixels = image_loader(model, normalize=False)(path)
+    assert pixels.dtype == torch.uint8
+    assert torch.equal(normalizer(model, 'cpu')(pixels[None])[0], image_loader(model)(path))
 
 
 def test_loader_uses_the_resolutions_that_the_model_was_created_with(tmp_path):

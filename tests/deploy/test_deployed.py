@@ -325,7 +325,8 @@ def test_layout_is_measured_where_onednn_does_not_run(tiny, images, monkeypatch,
         close(deployed(images(2).double()), tiny(images(2).double()))
 
 
-def test_wrong_folding_is_noticed(tiny, monkeypatch):
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_wrong_folding_is_noticed(tiny, monkeypatch, dtype):
     fold_norms = deployment.fold_norms
 
     def wrong(module, *args):
@@ -335,7 +336,7 @@ def test_wrong_folding_is_noticed(tiny, monkeypatch):
 
     monkeypatch.setattr(deployment, 'fold_norms', wrong)
     with pytest.raises(RuntimeError, match='cannot be deployed: with its norms folded, the result differs'):
-        tiny.deploy(micro_batch=0)
+        tiny.to(dtype).deploy(micro_batch=0)
 
 
 def test_checkpointed_and_half_precision_models_deploy(tiny, images):

@@ -58,7 +58,7 @@ def settle_draws(drawn, images):
     rows = iter(noise[images])
 
     def gumbel_softmax(logits, tau, hard, dim):
-        mine = torch.stack([next(rows) for _ in logits])
+        mine = torch.stack([next(rows) for _ in logits]).to(logits.device)
         return ((logits + mine) / tau).softmax(dim)
 
     F.gumbel_softmax = gumbel_softmax
@@ -274,6 +274,33 @@ def test_ranks_stay_equal_to_the_last_bit(tmp_path, kwargs, sync, pieces, reduce
     if not sync:
         norms = [name for name in state if 'norms.0.running_mean' in name]
         assert all(not torch.equal(a[0][n], b[0][n]) for n in norms for a, b in itertools.combinations(results, 2))
+
+
+def half_precision(rank, world_size, device):
+    """Gradients and statistics after a step in bfloat16, in which each rank has a resolution that the other has not."""
+    if device == 'cpu':
+        allow_sync_norms_on_cpu()
+    task = make_task(alpha=0.7 * ALL_COSTS[1]).to(device, torch.float32)
+    model = task.trainable_module = convert_sync_batchnorm(task.trainable_module)
+    task.prepare_distributed()
+    [images] = divide(1, world_size, rank)
+    settle_draws(DRAWN['own'], images)
+    generator = torch.Generator().manual_seed(2)
+    x, target = torch.randn(IMAGES, 3, 64, 64, generator=generator), torch.arange(IMAGES) % 5
+    with torch.autocast(device, torch.bfloat16):
+        loss = task(x[images].to(device), target[images].to(device))['loss']
+    loss.backward()
+    assert 0 in model.last_counts
+    return {
+        **{name: p.grad.cpu() for name, p in model.named_parameters()},
+        **{name: b.cpu() for name, b in model.named_buffers() if name.endswith(('running_mean', 'running_var'))}}
+
+
+def test_ranks_understand_each_other_in_half_precision(tmp_path):
+    first, second = on_ranks(half_precision, 2, tmp_path, 'cpu')
+    assert all(value.isfinite().all() for value in first.values())
+    for name, value in first.items():
+        torch.testing.assert_close(value, second[name], msg=f'{name}: {{}}'.format)
 
 
 def test_norms_of_a_resolution_that_nobody_has_are_left_alone(together):

@@ -5,7 +5,7 @@ accelerator. So images wait for others of the same resolution, in a cascade thos
 still waits when the images end, at most one batch a resolution, runs as it is.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Protocol, TypeVar
 
@@ -37,6 +37,7 @@ def classify_grouped(
         images: Iterable[torch.Tensor],
         batch_size: int,
         device: torch.device | str = 'cpu',
+        normalize: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Classify images, each at the resolution predicted for it, in full batches of each resolution.
 
@@ -48,6 +49,7 @@ def classify_grouped(
         images: Images, (C, S, S) each; there is at least one.
         batch_size: Images that the predictor, or a branch, runs on at once.
         device: Where the model is.
+        normalize: What makes images the model's input, once they are there; None if they are.
 
     Returns:
         Choices, (N,) int64, and logits, (N, num_classes), of N images in their order, on the CPU. Logits are NaN where
@@ -60,6 +62,13 @@ def classify_grouped(
     places: list[int] = []
     outputs: list[torch.Tensor] = []
 
+    def load(group: list[torch.Tensor]) -> torch.Tensor:
+        x = torch.stack(group)
+        if torch.device(device).type == 'cuda':
+            x = x.pin_memory()
+        x = x.to(device, non_blocking=True)
+        return x if normalize is None else normalize(x)
+
     def wait(j: int, place: int, image: torch.Tensor) -> None:
         waiting[j].append((place, image))
         if len(waiting[j]) == batch_size:
@@ -67,7 +76,7 @@ def classify_grouped(
 
     def run(j: int) -> None:
         batch, waiting[j] = waiting[j], []
-        logits = model.forward_at(torch.stack([image for _, image in batch]).to(device), j).float()
+        logits = model.forward_at(load([image for _, image in batch]), j).float()
         threshold = model.args.thresholds[j - 1] if climbs and j else None
         stops = torch.ones(len(batch), dtype=torch.bool)
         if threshold is not None:
@@ -82,7 +91,7 @@ def classify_grouped(
     for group in batched(images, batch_size):
         first = [ladder[0]] * len(group)
         if not climbs:
-            first = model.predict_resolution(torch.stack(group).to(device)).tolist()
+            first = model.predict_resolution(load(group)).tolist()
         for j, image in zip(first, group, strict=True):
             choices.append(j)
             if j >= 0:

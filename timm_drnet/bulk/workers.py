@@ -13,7 +13,7 @@ import torch
 
 from ..core.drnet import DRNet
 from ..data.pixels import first_line, ignore_warnings
-from ..data.reading import image_loader
+from ..data.reading import image_loader, normalizer
 from ..deploy.deployed import deploy
 from .decoding import Decoder
 from .grouping import classify_grouped
@@ -57,13 +57,13 @@ class DecodingWorker:
         torch.set_num_threads(threads)
         self._attempts = attempts
         with _telling(attempts, 'a worker could not start'):
-            self._decode = Decoder(image_loader(ray.get(model)), column, threads)
+            self._decode = Decoder(image_loader(ray.get(model), normalize=False), column, threads)
 
     def __call__(self, units: Any) -> Iterator[dict[str, Any]]:
         """Decode units of work, a table.
 
         Yields:
-            For each, numbers, reasons why images are unreadable ('' where they are not), and pixels.
+            For each, numbers, reasons why images are unreadable ('' where they are not), and pixels, uint8.
         """
         import numpy as np
 
@@ -73,7 +73,7 @@ class DecodingWorker:
             with _telling(self._attempts, f'images {images}'):
                 decoded = list(self._decode(locations))
             shape = next((image.shape for image in decoded if isinstance(image, torch.Tensor)), (0,))
-            blank = torch.zeros(shape)
+            blank = torch.zeros(shape, dtype=torch.uint8)
             yield {
                 'position': np.arange(first, first + len(decoded)),
                 'error': np.array([image if isinstance(image, str) else '' for image in decoded], dtype=object),
@@ -94,6 +94,8 @@ class ClassifyingWorker:
         device: Where the model runs.
     """
 
+    _takes_pixels = False
+
     def __init__(
             self,
             model: Any,
@@ -111,6 +113,7 @@ class ClassifyingWorker:
         with _telling(attempts, 'a worker could not start'):
             original: DRNet = ray.get(model)
             self._decode = Decoder(image_loader(original), column, threads)
+            self._normalize = normalizer(original, device) if self._takes_pixels else None
             self._model = deploy(original.to(device).eval())
         self._attempts = attempts
         self._topk, self._batch_size, self._device = topk, batch_size, device
@@ -151,7 +154,8 @@ class ClassifyingWorker:
         head = next(stream, None)
         if head is None:  # nothing to classify
             return _answers(positions, errors, [], [], [], self._began)
-        choices, logits = classify_grouped(self._model, _chain(head, stream), self._batch_size, self._device)
+        choices, logits = classify_grouped(
+            self._model, _chain(head, stream), self._batch_size, self._device, self._normalize)
         best = logits.softmax(dim=1).topk(self._topk, dim=1)
         return _answers(
             positions, errors, choices.tolist(), best.indices.tolist(), best.values.tolist(), self._began)
@@ -159,6 +163,8 @@ class ClassifyingWorker:
 
 class DecodedClassifyingWorker(ClassifyingWorker):
     """Classifies what a `DecodingWorker` decoded."""
+
+    _takes_pixels = True
 
     def __call__(self, batch: dict[str, Any]) -> Iterator[Any]:
         """Classify a batch of decoded images.

@@ -171,6 +171,7 @@ class DRNet(TimmInterface):
         if len(x) == 0:
             # Norms gather the statistics of all ranks: in half precision here, they would not fit those of the others.
             with torch.autocast(x.device.type, enabled=False):
+                x = x.to(next(self.backbone.parameters()).dtype)
                 return branch(resize(x, self.resolutions[index]))  # type: ignore[no-any-return]
         return self._call(index, branch, x)
 

@@ -8,7 +8,6 @@ import statistics
 from dataclasses import dataclass
 
 import torch
-from torch.utils.benchmark import Timer
 
 from ..core.drnet import DRNet
 from ..deploy.deployed import DeployedDRNet
@@ -43,7 +42,7 @@ def latency_table(
 
     Args:
         model: A DRNet, or one made for inference by ``model.deploy()``. It is run in eval mode, in its own data type
-            and memory format, and is not changed.
+            and memory format, or under autocast where the caller is, and is not changed.
         batch_size: Images in a batch. What one image takes depends on it. Default: 8 on a processor; 128 on an
             accelerator, where small batches take about the same time at every resolution.
         repeats: How often each is measured; the median counts.
@@ -54,6 +53,8 @@ def latency_table(
     Raises:
         ValueError: If an argument is out of range, or the model has no weights to run with.
     """
+    from torch.utils.benchmark import Timer  # where CUDA_HOME is set without a card, its import prints a warning
+
     weight = next(model.parameters())
     if batch_size is None:
         batch_size = 8 if weight.device.type == 'cpu' else 128
@@ -65,13 +66,18 @@ def latency_table(
     x = torch.zeros(
         batch_size, model.in_chans, model.resolutions[0], model.resolutions[0], device=weight.device,
         dtype=weight.dtype)
+    if any(w.is_contiguous(memory_format=torch.channels_last) and not w.is_contiguous() for w in model.parameters()):
+        x = x.contiguous(memory_format=torch.channels_last)
     view = plain_view(model)  # as neither the mode nor the counts of the model may change
     timers = [
         Timer(f'view.forward_at(x, {j})', globals={'view': view, 'x': x}, num_threads=torch.get_num_threads())
         for j in range(len(model.resolutions))]
     timers.append(
         Timer('view.predict_resolution(x)', globals={'view': view, 'x': x}, num_threads=torch.get_num_threads()))
-    with torch.inference_mode(), torch.autocast(weight.device.type, enabled=False):  # may be called within a step
+    kind = weight.device.type
+    autocast = torch.autocast(  # that of the caller, whose cache must not be given weights without gradients
+        kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind), cache_enabled=False)
+    with torch.inference_mode(), autocast:
         rounds = [[timer.timeit(1).mean for timer in timers] for _ in range(repeats)]  # each with a warm-up of its own
     *backbone, predictor = (1e3 * statistics.median(times) / batch_size for times in zip(*rounds, strict=True))
     return tuple(

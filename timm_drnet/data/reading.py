@@ -43,12 +43,17 @@ def data_config(model: DRNet, crop_pct: float | None = None) -> dict[str, Any]:
     return config
 
 
-def image_loader(model: DRNet, crop_pct: float | None = None) -> Callable[[str | Path | BinaryIO], torch.Tensor]:
+def image_loader(
+        model: DRNet,
+        crop_pct: float | None = None,
+        normalize: bool = True,
+) -> Callable[[str | Path | BinaryIO], torch.Tensor]:
     """How an image file becomes the input of a model: timm's evaluation transform at the largest resolution.
 
     Args:
         model: A DRNet.
         crop_pct: Central part of the image to use, if not the model's own.
+        normalize: False for pixels as they are, uint8, which a `normalizer` makes the model's input.
 
     Returns:
         A function from a file to (in_chans, r, r); it raises `UnreadableImageError`.
@@ -60,13 +65,28 @@ def image_loader(model: DRNet, crop_pct: float | None = None) -> Callable[[str |
     if channels not in (1, 3):
         raise ValueError(f'The model takes images of {channels} channels; use one for grey (1) or RGB (3) images.')
     config = data_config(model, crop_pct)
-    transform = create_transform(**config)
+    transform = create_transform(**config, normalize=normalize)
     mode, central = 'RGB' if channels == 3 else 'L', config['crop_mode'] == 'center'
 
     def load(path: str | Path | BinaryIO) -> torch.Tensor:
         return transform(open_image(path, mode, side, central))  # type: ignore[no-any-return]  # timm is not typed
 
     return load
+
+
+def normalizer(model: DRNet, device: torch.device | str) -> Callable[[torch.Tensor], torch.Tensor]:
+    """How pixels become the input of a model on its device, where a quarter of the bytes have to go.
+
+    Args:
+        model: A DRNet.
+        device: Where the pixels are.
+
+    Returns:
+        A function from uint8 to float32, (B, in_chans, r, r), with the very results of `image_loader`.
+    """
+    config = data_config(model)
+    mean, std = (torch.tensor(config[key], device=device)[:, None, None] for key in ('mean', 'std'))
+    return lambda pixels: (pixels.float() / 255 - mean) / std
 
 
 def read_batches(

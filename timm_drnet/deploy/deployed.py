@@ -29,6 +29,7 @@ _LONGEST_PIECE = 0.25  # seconds: what a piece costs however few its images are 
 _ROUNDS = 3
 _IN_A_ROW = 3  # the first piece after one of another size pays for memory that those after it find in place
 _TIE = 0.05  # a difference that may be chance
+_FILLING = 64  # images that keep an accelerator busy: with a few, the time is what it takes to start its kernels
 
 
 class DeployedDRNet(nn.Module):
@@ -249,9 +250,10 @@ class DeployedDRNet(nn.Module):
         if any(m.runs_fused for m in self.modules() if isinstance(m, FusedConv)):
             return
         seconds = []
+        x = self._images(8 if self._weight().is_cpu else _FILLING, self.resolutions[0])
         for layout in (torch.channels_last, torch.contiguous_format):
             self.to(memory_format=layout)
-            x = self._images(8, self.resolutions[0])
+            _seconds(self.branches[0], x)  # the first run prepares what later ones find
             seconds.append(min(_seconds(self.branches[0], x) for _ in range(_ROUNDS)))
         if seconds[0] < seconds[1]:
             self.to(memory_format=torch.channels_last)
@@ -266,8 +268,10 @@ def deploy(model: DRNet, micro_batch: int | None = None, share_weights: bool = F
     if any(p.is_meta for p in model.parameters()):
         raise ValueError('The model is on the meta device: give it weights before it is deployed.')
     weight = next(model.parameters())
-    with torch.autocast(weight.device.type, enabled=False):  # what is measured and compared here is the model itself
-        deployed = _fold(plain_view(model), share_weights, partial(_random_images, model.in_chans, weight))
+    with torch.autocast(weight.device.type, enabled=False), torch.autocast('cpu', enabled=False):
+        # In half precision, or in TensorFloat-32 on a card, nothing could be told from a comparison.
+        deployed = _fold(_exact(model), share_weights)
+        deployed.to(weight.device, weight.dtype)
         if micro_batch is None:
             deployed.calibrate()
         else:
@@ -276,8 +280,18 @@ def deploy(model: DRNet, micro_batch: int | None = None, share_weights: bool = F
     return deployed
 
 
-def _fold(model: DRNet, share_weights: bool, images: Callable[[int, int], torch.Tensor]) -> DeployedDRNet:
+def _exact(model: DRNet) -> DRNet:
+    """A view of a model, or a copy, that computes on the processor and at least in float32."""
+    weight, view = next(model.parameters()), plain_view(model)
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    if (weight.device.type, weight.dtype) == ('cpu', dtype):
+        return view
+    return copy.deepcopy(view).to('cpu', dtype)
+
+
+def _fold(model: DRNet, share_weights: bool) -> DeployedDRNet:
     """Fold the predictor and all branches, and make sure that nothing else has changed."""
+    images = partial(_random_images, model.in_chans, next(model.parameters()))
     memo: dict[Any, Any] = {}
 
     def fold(module: nn.Module, size: int, into_convs: bool = True) -> nn.Module:
