@@ -16,7 +16,7 @@ TINY = ['--model-kwargs', 'backbone=test_resnet', 'resolutions=(64,48,32)', 'pre
 
 @pytest.mark.parametrize('argv', [
     ['predict', PHOTOS, '--save', '{out}.png'], ['validate', MODEL, PHOTOS, '--output', '{out}'],
-    ['analyze', MODEL, PHOTOS, '{out}'], ['budget', MODEL, PHOTOS, '--target-gflops', '.29', '--output', '{out}'],
+    ['analyze', MODEL, PHOTOS, '{out}'], ['budget', MODEL, PHOTOS, '--target-gflops', '.2935', '--output', '{out}'],
     ['adapt', MODEL, PHOTOS, '--output', '{out}'], ['bench', MODEL, '--output', '{out}'],
     ['bench', MODEL, '--plot', '{out}.png', '--results', 'x.json'], ['export', MODEL, '{out}', '--format', 'torch'],
     ['publish', MODEL, 'org/name', '--dry-run', '{out}'],
@@ -50,7 +50,7 @@ def full_disk(monkeypatch):
 
 @pytest.mark.parametrize(('argv', 'printed'), [
     (['predict', PHOTOS, '--save', '{out}.png'], 'llama.jpg'),
-    (['budget', MODEL, PHOTOS, '--target-gflops', '.29', '--output', '{out}'], 'for 0.29 GFLOPs'),
+    (['budget', MODEL, PHOTOS, '--target-gflops', '.2935', '--output', '{out}'], 'for 0.2935 GFLOPs'),
     (['publish', MODEL, 'org/name', '--dry-run', '{out}'], 'weights'),
     (['bench', 'drnet', '-b', '1', '--repeats', '1', '--engine', 'eager', '--output', '{out}', *TINY], 'dynamic'),
 ], ids=lambda argv: argv[0])
@@ -69,12 +69,12 @@ def test_room_for_the_model_is_checked_before_the_work(tmp_path, monkeypatch, ca
     monkeypatch.setattr('timm_drnet.cli.budget.find_budget', lambda *args: pytest.fail('worked'))
     usage = output_folder.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(output_folder.shutil, 'disk_usage', lambda path: usage._replace(free=5_000_000))
-    assert main(['budget', MODEL, PHOTOS, '--target-gflops', '.29', '--output', str(tmp_path / 'out')]) == 2
+    assert main(['budget', MODEL, PHOTOS, '--target-gflops', '.2935', '--output', str(tmp_path / 'out')]) == 2
     assert 'No space left on device' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('argv', [
-    ['budget', MODEL, PHOTOS, '--target-gflops', '.29', '--output', '{out}'],
+    ['budget', MODEL, PHOTOS, '--target-gflops', '.2935', '--output', '{out}'],
     ['predict', f'{PHOTOS}/llama.jpg', '--save', '{out}.png'],
     ['publish', MODEL, 'org/name', '--dry-run', '{out}'],
 ], ids=lambda argv: argv[0])
