@@ -72,6 +72,7 @@ class Branches:
         costs: Of each candidate, largest first.
         progress: Where what is done is kept.
         report: Called with a line about each thing that was tried.
+        watch: Called with each trial, while the branch is as it was tried.
     """
 
     def __init__(
@@ -81,7 +82,8 @@ class Branches:
             settings: Settings,
             costs: tuple[float, ...],
             progress: Progress,
-            report: Callable[[str], object],
+            report: Callable[[str], object] = lambda line: None,
+            watch: Callable[[Trial], object] = lambda trial: None,
     ) -> None:
         self.model = model
         self.photographs = photographs
@@ -89,6 +91,7 @@ class Branches:
         self.costs = costs
         self.progress = progress
         self.report = report
+        self.watch = watch
         self.batch_size = min(settings.batch_size, len(photographs.paths) - photographs.held_out)
         self._largest: torch.Tensor | None = None  # what the largest branch answers, (N,), once it was asked
         self._taught: dict[int, list[torch.Tensor]] = {}  # and its logits for the views of each epoch
@@ -200,6 +203,7 @@ class Branches:
             get_state(private_norms(self.model, index)))
 
     def _tell(self, trial: Trial) -> None:
+        self.watch(trial)
         what = f'{trial.resolution} px: {trial.change or "as it comes"}, answers {trial.agreement:.1f} % as the largest'
         if trial.change:
             what += f', {trial.gain:+.2f} ± {trial.error:.2f} points at the target'

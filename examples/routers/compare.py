@@ -1,0 +1,189 @@
+"""Routers for a plain backbone, on labelled photographs that nothing was tuned on: what each brings, and what it costs.
+
+    python examples/routers/compare.py run NAME BACKBONE --adapt IMAGES --test DATA --class-map FILE [...]
+    python examples/routers/compare.py report
+
+The first makes examples/routers/results/NAME.json, the second docs/routers.md of all there are. What is done is kept in
+NAME.parts beside it: an interrupted run goes on when it is started again.
+"""
+
+import argparse
+import ast
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from report import write_page
+
+import timm_drnet
+from timm_drnet.adaptation.adapt import cascade_from
+from timm_drnet.adaptation.branches import Branches, Settings
+from timm_drnet.adaptation.photographs import find_photographs
+from timm_drnet.adaptation.progress import Progress
+from timm_drnet.cascade.dial import choose_thresholds, stop
+from timm_drnet.cost.verdict import judge
+from timm_drnet.data.datasets import open_labelled_images
+from timm_drnet.data.labelled import make_loader
+from timm_drnet.data.reading import data_config
+from timm_drnet.evaluate.answers import collect_answers
+from timm_drnet.evaluate.oracle import find_oracle, smallest_right
+from timm_drnet.hub.checkpoints import load_plain_weights, read_weights
+
+RESULTS = Path(__file__).parent / 'results'
+TARGETS = (0.6, 0.7, 0.8, 0.9)
+COUNTS = (100, 300, 1000, 4000)
+
+Answers = dict[str, torch.Tensor]
+"""Confidence (N, M), classes (N, M) and, where they are known, labels (N,)."""
+
+
+class Study:
+    """One backbone: what its branches answer, as they come and tuned."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        self.parts = RESULTS / f'{args.name}.parts'
+        self.parts.mkdir(parents=True, exist_ok=True)
+        plain = timm.create_model(args.backbone, pretrained=args.checkpoint is None, **args.model_kwargs)
+        if args.checkpoint:
+            load_plain_weights(plain, read_weights(args.checkpoint))
+        self.model = cascade_from(plain, args.resolutions)
+        self.photographs = find_photographs(args.adapt, 0.3, seed=42, limit=args.limit)
+        self.costs = [row.backbone_flops for row in timm_drnet.cost_table(self.model)]
+
+    def once(self, name: str, make: Any) -> Any:
+        """Do something, or take what was done before."""
+        path = self.parts / f'{name}.pt'
+        if not path.exists():
+            torch.save(make(), path)
+        return torch.load(path, weights_only=True)
+
+    def test(self) -> Answers:
+        """Of the model as it is now, on the labelled photographs."""
+        images = open_labelled_images(
+            self.args.test, self.model.num_classes, class_map=self.args.class_map, split='validation')
+        loader = make_loader(images, data_config(self.model, self.args.crop_pct), 32, self.args.workers)
+        return answers_of(self.model, images.batches(loader))
+
+    def tune(self) -> dict[str, Any]:
+        """Adapt the branches; the trials, and what the tuned ones answer, kept or not."""
+        tuned: dict[int, tuple[Answers, Answers]] = {}
+
+        def watch(trial: Any) -> None:
+            print(trial, flush=True)
+            if trial.change == 'norms tuned':
+                index = self.model.resolutions.index(trial.resolution)
+                tuned[index] = self.test(), answers_of(self.model, self.photographs.evaluation(self.model))
+
+        settings = Settings(0.75, workers=self.args.workers)
+        costs = tuple(float(cost) for cost in self.costs)
+        trials = Branches(self.model, self.photographs, settings, costs, Progress(None, {}), watch=watch).adapt()
+        joined = [{key: value.clone() for key, value in one.items()} for one in tuned[1]]
+        for index, both in tuned.items():
+            for whole, one in zip(joined, both, strict=True):
+                for key in ('sure', 'classes'):
+                    whole[key][:, index] = one[key][:, index]
+        return {
+            'trials': [dataclasses.asdict(trial) for trial in trials], 'test': joined[0], 'held out': joined[1],
+            'kept test': self.test(),
+            'kept held out': answers_of(self.model, self.photographs.evaluation(self.model))}
+
+
+@torch.inference_mode()
+def answers_of(model: Any, batches: Any) -> Answers:
+    """The first answer at each candidate."""
+    found = collect_answers(model, batches)
+    answers = {'sure': found.probabilities[:, :, 0].clone(), 'classes': found.classes[:, :, 0].clone()}
+    return answers if found.labels is None else {**answers, 'labels': found.labels.clone()}
+
+
+def cascade(study: Study, unlabelled: Answers, test: Answers, name: str) -> list[dict[str, Any]]:
+    """Set thresholds on unlabelled photographs, for each target; measure on the labelled ones."""
+    relative = [cost / study.costs[0] for cost in study.costs]
+    agrees = unlabelled['classes'] == unlabelled['classes'][:, :1]
+    right = test['classes'] == test['labels'][:, None]
+    rows = []
+    for target in TARGETS:
+        try:
+            thresholds = choose_thresholds(unlabelled['sure'], agrees, relative, target).thresholds
+        except ValueError as error:
+            rows.append({'router': name, 'target': target, 'error': str(error)})
+            continue
+        where = stop(thresholds, test['sure'])
+        ran = [j for j, threshold in enumerate(thresholds, start=1) if threshold is not None]
+        paid = [cost + sum(relative[k] for k in ran if k > j) for j, cost in enumerate(relative)]
+        verdict = judge(where, right, relative, paid, study.model.resolutions)
+        rows.append({
+            'router': name, 'target': target, 'thresholds': thresholds, 'images': len(agrees),
+            'cost': float(torch.tensor(paid)[where].mean()),
+            'top1': 100 * float(right.gather(1, where[:, None]).double().mean()),
+            'static': dataclasses.asdict(verdict.static), 'lots': dataclasses.asdict(verdict.lots)})
+    return rows
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure one backbone."""
+    study = Study(args)
+    test = study.once('test', study.test)
+    everything = study.once('adapt', lambda: answers_of(
+        study.model, study.photographs.evaluation(study.model, everything=True, workers=args.workers)))
+    rows = []
+    for count in sorted({min(count, len(everything['sure'])) for count in COUNTS}):
+        part = {key: value[:count] for key, value in everything.items()}
+        rows += cascade(study, part, test, f'cascade untouched, {count:,} images')
+    if args.others:
+        others = find_photographs(args.others, 0.3, seed=42, limit=len(study.photographs.paths))
+        part = study.once('others', lambda: answers_of(
+            study.model, others.evaluation(study.model, everything=True, workers=args.workers)))
+        rows += cascade(study, part, test, f'cascade untouched, {len(part["sure"]):,} images of other classes')
+    trials = []
+    if not args.untouched:
+        tuned = study.once('tuned', study.tune)
+        rows += cascade(study, tuned['held out'], tuned['test'], 'cascade, norms tuned in any case')
+        rows += cascade(study, tuned['kept held out'], tuned['kept test'], 'cascade adapted')
+        trials = tuned['trials']
+    right = test['classes'] == test['labels'][:, None]
+    oracle = find_oracle(timm_drnet.cost_table(study.model), smallest_right(right))
+    result = {
+        'name': args.name, 'backbone': args.backbone, 'command': ' '.join(sys.argv[1:]), 'torch': torch.__version__,
+        'timm': timm.__version__, 'images': len(right), 'resolutions': study.model.resolutions,
+        'relative': [cost / study.costs[0] for cost in study.costs],
+        'held': [100 * float(one) for one in right.double().mean(dim=0)],
+        'oracle': {
+            'top1': oracle.top1, 'cost': oracle.fraction},
+        'rows': rows, 'trials': trials}
+    (RESULTS / f'{args.name}.json').write_text(json.dumps(result, indent=1) + '\n', encoding='utf-8')
+
+
+def main() -> None:
+    """Read the arguments."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    commands = parser.add_subparsers(dest='command', required=True)
+    one = commands.add_parser('run', help='measure one backbone')
+    one.add_argument('name')
+    one.add_argument('backbone')
+    one.add_argument('--checkpoint')
+    one.add_argument('--model-kwargs', type=ast.literal_eval, default={}, help='a dict')
+    one.add_argument('--resolutions', type=int, nargs='+')
+    one.add_argument('--adapt', required=True, help='photographs without labels')
+    one.add_argument('--others', help='photographs of other classes, without labels')
+    one.add_argument('--limit', type=int)
+    one.add_argument('--test', required=True, help='a folder per class')
+    one.add_argument('--class-map', default='')
+    one.add_argument('--crop-pct', type=float)
+    one.add_argument('--workers', type=int, default=0)
+    one.add_argument('--untouched', action='store_true', help='tune nothing')
+    commands.add_parser('report', help='write docs/routers.md')
+    args = parser.parse_args()
+    if args.command == 'run':
+        run(args)
+    else:
+        write_page(RESULTS)
+
+
+if __name__ == '__main__':
+    main()

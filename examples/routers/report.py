@@ -1,0 +1,72 @@
+"""The page about routers, from what `compare` measured."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+PAGE = Path(__file__).parents[2] / 'docs' / 'routers.md'
+
+HEAD = """# Routers
+
+<!-- Written by examples/routers/compare.py report. Do not edit. -->
+
+What a cascade brings on plain ImageNet weights, untouched and adapted by `timm-drnet adapt`, on photographs of ImageNet's
+validation set that nothing was tuned on.
+
+- A router is worth its name where it lies above the **static line**: the backbone held at each size, joined by straight
+  lines, which anyone gets by lots between two sizes. Differences are in points of top-1 at the cost that the cascade
+  had, with a 95 % interval, paired by image (bootstrap).
+- **Lots** are the cascade's own shares dealt at random, at the same cost.
+- FLOPs are relative to the backbone at its largest size, every rung that ran included. A target is met on the
+  photographs that thresholds were set on; on others the cost differs a little.
+- Thresholds are set on photographs without labels, other ones than those measured on.
+"""
+
+
+def write_page(results: Path) -> None:
+    """Write the page.
+
+    Args:
+        results: The folder with a JSON file for each backbone.
+    """
+    found = [json.loads(path.read_text(encoding='utf-8')) for path in sorted(results.glob('*.json'))]
+    PAGE.write_text('\n'.join([HEAD, *map(_section, found)]), encoding='utf-8')
+
+
+def _section(one: dict[str, Any]) -> str:
+    sizes = one['resolutions']
+    lines = [
+        f'## {one["name"]}', '',
+        f'{one["images"]:,} photographs; torch {one["torch"]}, timm {one["timm"]}.', '',
+        f'| held at | {" | ".join(f"{side} px" for side in sizes)} | oracle |', f'|---|{"---|" * (len(sizes) + 1)}',
+        f'| FLOPs | {" | ".join(f"{100 * cost:.1f} %" for cost in one["relative"])} |'
+        f' {100 * one["oracle"]["cost"]:.1f} % |',
+        f'| top-1 | {" | ".join(f"{top1:.2f} %" for top1 in one["held"])} | {one["oracle"]["top1"]:.2f} % |', '',
+        '| router | target | FLOPs | thresholds | top-1 | less the static line | less lots |',
+        '|---|---|---|---|---|---|---|']
+    for row in one['rows']:
+        first = f'| {row["router"]} | {100 * row["target"]:.0f} % |'
+        if 'error' in row:
+            lines.append(f'{first} | out of reach | | | |')
+            continue
+        rungs = ', '.join(
+            f'{side} px {threshold:.2f}' for side, threshold in zip(sizes[1:], row['thresholds'], strict=True)
+            if threshold is not None)
+        lines.append(
+            f'{first} {100 * row["cost"]:.1f} % | {rungs or "none"} | {row["top1"]:.2f} % |'
+            f' {_difference(row["static"])} | {_difference(row["lots"])} |')
+    if one['trials']:
+        lines += [
+            '', 'What `adapt` tried, on the photographs held out, and what it kept:', '',
+            '| size | tried | agreement of the branch | gain of the cascade at 75 % | |', '|---|---|---|---|---|']
+        for trial in one['trials']:
+            gain = f'{trial["gain"]:+.2f} ± {trial["error"]:.2f}' if trial['change'] else ''
+            verdict = ('kept' if trial['kept'] else 'undone') if trial['change'] else ''
+            lines.append(
+                f'| {trial["resolution"]} px | {trial["change"] or "as it comes"} | {trial["agreement"]:.1f} % |'
+                f' {gain} | {verdict} |')
+    return '\n'.join([*lines, '', f'Repeat: `python examples/routers/compare.py {one["command"]}`', ''])
+
+
+def _difference(one: dict[str, Any]) -> str:
+    return f'{one["difference"]:+.2f} [{one["low"]:+.2f}, {one["high"]:+.2f}]'

@@ -1,0 +1,51 @@
+"""The driver of docs/routers.md, on a tiny backbone."""
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+DRIVER = Path(__file__).parents[1] / 'examples' / 'routers'
+
+
+def test_the_page_is_made_of_what_was_measured(tmp_path):
+    draw = random.Random(0)
+    for i in range(220):
+        image = Image.new('RGB', (66, 64), tuple(draw.randrange(256) for _ in range(3)))
+        image.paste(tuple(draw.randrange(256) for _ in range(3)), (draw.randrange(30), 10, 60, draw.randrange(20, 60)))
+        folder = tmp_path / ('test' if i < 20 else 'adapt') / 'ab'[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        image.save(folder / f'{i}.png')
+    plain = timm.create_model('test_resnet', num_classes=2)
+    with torch.no_grad():
+        plain.get_classifier().weight.mul_(20)
+    save_file(plain.state_dict(), tmp_path / 'plain.safetensors')
+    for path in DRIVER.glob('*.py'):
+        (tmp_path / 'examples' / 'routers').mkdir(parents=True, exist_ok=True)
+        (tmp_path / 'examples' / 'routers' / path.name).write_bytes(path.read_bytes())
+    (tmp_path / 'docs').mkdir()
+    program = [sys.executable, str(tmp_path / 'examples' / 'routers' / 'compare.py')]
+    overlay = "{'num_classes':2,'pretrained_cfg_overlay':{'input_size':(3,64,64),'crop_pct':1.0}}"
+    arguments = [
+        'run', 'tiny', 'test_resnet', '--checkpoint', 'plain.safetensors', '--model-kwargs', overlay, '--resolutions',
+        '64', '48', '--adapt', 'adapt', '--test', 'test', '--others', 'adapt']
+    subprocess.run([*program, *arguments], check=True, cwd=tmp_path)
+    subprocess.run([*program, 'report'], check=True, cwd=tmp_path)
+    results = tmp_path / 'examples' / 'routers' / 'results'
+    found = json.loads((results / 'tiny.json').read_text())
+    assert found['images'] == 20
+    assert {row['router'] for row in found['rows']} == {
+        'cascade untouched, 100 images', 'cascade untouched, 200 images',
+        'cascade untouched, 200 images of other classes', 'cascade, norms tuned in any case', 'cascade adapted'}
+    page = (tmp_path / 'docs' / 'routers.md').read_text()
+    for row in found['rows']:
+        assert 'error' in row or f'| {row["top1"]:.2f} % |' in page
+    made = {path.name: path.stat().st_mtime_ns for path in (results / 'tiny.parts').iterdir()}
+    subprocess.run([*program, *arguments], check=True, cwd=tmp_path)
+    assert {path.name: path.stat().st_mtime_ns for path in (results / 'tiny.parts').iterdir()} == made
