@@ -20,7 +20,7 @@ import torch
 from report import write_page
 
 import timm_drnet
-from timm_drnet.adaptation.adapt import cascade_from
+from timm_drnet.adaptation.adapt import drnet_to_adapt
 from timm_drnet.adaptation.branches import Branches, Settings
 from timm_drnet.adaptation.photographs import find_photographs
 from timm_drnet.adaptation.progress import Progress
@@ -51,7 +51,7 @@ class Study:
         plain = timm.create_model(args.backbone, pretrained=args.checkpoint is None, **args.model_kwargs)
         if args.checkpoint:
             load_plain_weights(plain, read_weights(args.checkpoint))
-        self.model = cascade_from(plain, args.resolutions)
+        self.model = drnet_to_adapt(plain, args.resolutions)
         self.photographs = find_photographs(args.adapt, 0.3, seed=42, limit=args.limit)
         self.costs = [row.backbone_flops for row in timm_drnet.cost_table(self.model)]
 

@@ -10,8 +10,8 @@ HEAD = """# Routers
 
 <!-- Written by examples/routers/compare.py report. Do not edit. -->
 
-What a cascade brings on plain ImageNet weights, untouched and adapted by `timm-drnet adapt`, on photographs of ImageNet's
-validation set that nothing was tuned on.
+What a cascade brings on plain ImageNet weights, untouched and adapted by `timm-drnet adapt`, on photographs of
+ImageNet's validation set that nothing was tuned on.
 
 - A router is worth its name where it lies above the **static line**: the backbone held at each size, joined by straight
   lines, which anyone gets by lots between two sizes. Differences are in points of top-1 at the cost that the cascade

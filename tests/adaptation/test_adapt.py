@@ -5,13 +5,15 @@ import copy
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 
 import timm_drnet
-from timm_drnet.adaptation.adapt import adapt, adapt_model, cascade_from
+from timm_drnet.adaptation.adapt import adapt, adapt_model, drnet_to_adapt
 from timm_drnet.adaptation.branches import Settings
 from timm_drnet.adaptation.norms import get_state, private_norms
 from timm_drnet.adaptation.photographs import find_photographs
 from timm_drnet.evaluate.answers import choose, collect_answers
+from timm_drnet.train.utility import utility_targets
 
 
 def spoil(model):
@@ -35,7 +37,7 @@ def photographs(folder):
 
 def test_what_helps_is_kept(plain, photographs, images):
     """A branch whose norms fit badly agrees more often once they are tuned; the largest answers as it did."""
-    model = spoil(cascade_from(plain, (64, 48)))
+    model = spoil(drnet_to_adapt(plain, (64, 48)))
     lines = []
     found = adapt_model(model, photographs, Settings(0.8, epochs=2, lr=0.02, batch_size=16), report=lines.append)
     kept = [trial for trial in found.trials if trial.kept]
@@ -65,7 +67,7 @@ def costs_of_largest(model):
 
 def test_what_does_not_help_is_undone(plain, photographs):
     """A learning rate that ruins the branch: it ends with the norms that it came with, and the dial sees all images."""
-    model = cascade_from(plain, (64, 48))
+    model = drnet_to_adapt(plain, (64, 48))
     before = get_state(private_norms(model, 1))
     found = adapt_model(model, photographs, Settings(0.8, epochs=1, lr=5.0, batch_size=16))
     tuned = found.trials[-1]
@@ -74,6 +76,35 @@ def test_what_does_not_help_is_undone(plain, photographs):
     if not any(trial.kept for trial in found.trials[1:]):
         assert same(get_state(private_norms(model, 1)), before)
         assert found.read_off == 160
+
+
+def test_predictor(plain, folder, images):
+    """It learns without labels; its dial is set on photographs that it did not see."""
+    lines = []
+    found = adapt(
+        plain, folder, (64, 48), target=1.0, router='predictor', epochs=0, held_out=0.5, report=lines.append)
+    model = found.model
+    assert found.read_off == found.held_out == 80
+    x = images(4)
+    assert torch.equal(model.forward_at(x, 0), plain(x))
+    assert sum('predictor: epoch' in line for line in lines) == 6
+    assert model.args.predictor_loss == 'utility'
+    photographs = find_photographs(folder, 0.5, seed=42)
+    choices = torch.cat([model.predict_resolution(x) for x in photographs.evaluation(model)])
+    costs = [row.total_flops for row in timm_drnet.cost_table(model)]
+    spent = sum(costs[j] for j in choices.tolist()) / len(choices) / 1e9
+    assert spent == pytest.approx(costs_of_largest(model), rel=0.01)  # of which the predictor takes 40 %
+    assert spent == pytest.approx(found.budget.chosen.cost)
+
+
+def test_probabilities_as_labels_are_the_divergence(images):
+    """The utility of cross-entropies with the largest's probabilities is that of divergences from it."""
+    logits = 3 * torch.randn(20, 3, 5)
+    p = logits[:, 0].softmax(dim=1)
+    entropies = torch.stack([F.cross_entropy(logits[:, j], p, reduction='none') for j in range(3)], dim=1)
+    divergences = (p[:, None] * (p[:, None].log() - logits.log_softmax(dim=2))).sum(dim=2)
+    targets = [utility_targets(losses, (4.0, 2.0, 1.0), 2.5, 1.0) for losses in (entropies, divergences)]
+    torch.testing.assert_close(*targets, rtol=1e-3, atol=1e-4)
 
 
 def test_without_epochs_only_the_thresholds_are_set(plain, folder):
@@ -92,7 +123,7 @@ def test_interruption(plain, photographs, tmp_path):
     settings = Settings(0.8, epochs=2, batch_size=16)
 
     def run(report, state):
-        model = spoil(cascade_from(plain, (64, 56, 48)))
+        model = spoil(drnet_to_adapt(plain, (64, 56, 48)))
         return adapt_model(model, photographs, settings, state, report)
 
     def interrupt_at(place):
@@ -122,7 +153,7 @@ def test_progress_of_another_adaptation(plain, photographs, tmp_path):
 
     def run(target, report=lambda line: None):
         return adapt_model(
-            cascade_from(plain, (64, 48)), photographs, Settings(target, epochs=1, batch_size=16), tmp_path / 'state',
+            drnet_to_adapt(plain, (64, 48)), photographs, Settings(target, epochs=1, batch_size=16), tmp_path / 'state',
             report)
 
     with pytest.raises(KeyboardInterrupt):
@@ -144,7 +175,8 @@ def test_bad_settings(change, message):
 
 
 @pytest.mark.parametrize(('args', 'message'), [
-    ({'router': 'predictor'}, "use router='cascade'"), ({'resolution_aware_norm': False}, 'resolution_aware_norm=True'),
+    ({'router': 'predictor'}, "use these, or router='cascade'"),
+    ({'resolution_aware_norm': False}, 'resolution_aware_norm=True'),
     ({'resolutions': (64,)}, 'Invalid resolutions')])
 def test_models_that_cannot_be_adapted(photographs, args, message):
     model = timm_drnet.create_drnet('test_resnet', **{'resolutions': (64, 48), 'router': 'cascade', **args})
@@ -154,13 +186,13 @@ def test_models_that_cannot_be_adapted(photographs, args, message):
 
 def test_a_target_out_of_reach_says_what_can_be_reached(plain, photographs):
     with pytest.raises(ValueError, match=r'Invalid target 0\.2: the smallest resolution alone costs 0\.79'):
-        adapt_model(cascade_from(plain, (64, 56)), photographs, Settings(0.2, epochs=0))
+        adapt_model(drnet_to_adapt(plain, (64, 56)), photographs, Settings(0.2, epochs=0))
 
 
 def test_too_few_images_for_the_target(plain, folder):
     few = find_photographs(folder, 0.3, seed=0)
     with pytest.raises(ValueError, match=r'48 are held out, and a target of 0\.8 within 1 % needs 63'):
-        adapt_model(cascade_from(plain, (64, 48)), few, Settings(0.8))
+        adapt_model(drnet_to_adapt(plain, (64, 48)), few, Settings(0.8))
 
 
 def test_backbone_by_name(folder, monkeypatch):
@@ -173,5 +205,5 @@ def test_backbone_by_name(folder, monkeypatch):
         return create(name, **kwargs)
 
     monkeypatch.setattr(timm, 'create_model', create_model)
-    cascade_from('test_resnet', (64, 48), num_classes=5)
+    drnet_to_adapt('test_resnet', (64, 48), num_classes=5)
     assert asked[0] == ('test_resnet', True, {'num_classes': 5})

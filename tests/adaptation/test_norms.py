@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from timm_drnet.adaptation.adapt import cascade_from
+from timm_drnet.adaptation.adapt import drnet_to_adapt
 from timm_drnet.adaptation.norms import estimate_statistics, get_state, mix_statistics, private_norms
 from timm_drnet.adaptation.tuning import tune_norms
 
@@ -25,7 +25,7 @@ def small(x):
 @pytest.fixture
 def model(plain):
     """A cascade in eval mode."""
-    return cascade_from(plain, (64, 48))
+    return drnet_to_adapt(plain, (64, 48))
 
 
 def test_statistics_are_those_of_all_images(model, plain, images):
@@ -105,5 +105,5 @@ def test_too_few_images(model, images):
 
 
 def test_default_is_the_backbones(plain):
-    assert cascade_from(plain).resolutions == (64, 56, 48, 40)
+    assert drnet_to_adapt(plain).resolutions == (64, 56, 48, 40)
     assert timm.create_model('test_resnet').pretrained_cfg['input_size'][-1] != 64

@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from timm_drnet.adaptation.adapt import cascade_from
+from timm_drnet.adaptation.adapt import drnet_to_adapt
 from timm_drnet.adaptation.photographs import find_photographs
 from timm_drnet.data.reading import image_loader
 
@@ -13,7 +13,7 @@ from timm_drnet.data.reading import image_loader
 @pytest.fixture
 def model(plain):
     """A cascade."""
-    return cascade_from(plain, (64, 48))
+    return drnet_to_adapt(plain, (64, 48))
 
 
 def test_division(folder):

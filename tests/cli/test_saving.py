@@ -28,7 +28,7 @@ def test_place_is_checked_before_the_work(argv, tmp_path, monkeypatch, capsys):
         raise OSError(30, 'Read-only file system')
 
     module = importlib.import_module(f'timm_drnet.cli.{argv[0].replace("-", "_")}')
-    for load in ('load_model', 'read_checkpoint', 'cascade_from'):
+    for load in ('load_model', 'read_checkpoint', 'drnet_to_adapt'):
         monkeypatch.setattr(module, load, lambda *args, **kwargs: pytest.fail('loaded'), raising=False)
     monkeypatch.setattr(output_folder.tempfile, 'TemporaryFile', read_only)
     assert main([argument.format(out=tmp_path / 'out') for argument in argv]) == 2

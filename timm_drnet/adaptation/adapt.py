@@ -1,4 +1,4 @@
-"""Adaptation: a plain backbone becomes a cascade; first its smaller branches, then its dial."""
+"""Adaptation: a plain backbone becomes dynamic; first its smaller branches, then its router, then its dial."""
 
 import hashlib
 import math
@@ -12,15 +12,17 @@ import timm
 import torch
 from torch import nn
 
-from ..cascade.dial import stop
-from ..cost.budget import TOLERANCE, Budget, CascadeAnswers, cascade_budget, collect_answers, turn_to
-from ..cost.costs import measure_costs
+from ..cost.budget import TOLERANCE, Budget, turn_to
+from ..cost.costs import Costs, measure_costs
 from ..cost.flops import cost_table
 from ..cost.verdict import Verdict, judge
+from ..evaluate.answers import Answers, choose, collect_answers
+from ..evaluate.budgets import budget_of
 from ..hub.plain_backbone import drnet_from
 from ..model import DRNet
 from .branches import Branches, Settings
 from .photographs import Photographs, find_photographs
+from .predictor import train_on_utility
 from .progress import Progress
 from .quality import Trial
 
@@ -32,7 +34,7 @@ class Adaptation:
     """What an adaptation did and found."""
 
     model: DRNet
-    """The cascade."""
+    """The DRNet."""
     images: int
     """Photographs, unreadable ones aside."""
     held_out: int
@@ -44,7 +46,7 @@ class Adaptation:
     read_off: int
     """Photographs that the dial was read off: all, or those held out if something was tuned on the others."""
     verdict: Verdict | None
-    """Whether the cascade pays on these, by labels where they are known, else by agreement with the largest branch;
+    """Whether the router pays on these, by labels where they are known, else by agreement with the largest branch;
     None if the dial left one resolution."""
     labelled: bool
     """Whether the labels are known."""
@@ -58,6 +60,7 @@ def adapt(
         images: str | Path | Sequence[str | Path],
         resolutions: Sequence[int] | None = None,
         target: float = 0.75,
+        router: str = 'cascade',
         epochs: int = 4,
         held_out: float = 0.3,
         limit: int | None = None,
@@ -73,7 +76,7 @@ def adapt(
 
     At the largest resolution the model stays the backbone, to the last bit. The smaller ones get norms of their own,
     which are tuned to answer as the largest does, and keep that only where photographs held out show a gain. Then the
-    thresholds of the cascade are set for the target.
+    thresholds of the cascade are set for the target, or a predictor is trained and its dial set.
 
     Args:
         backbone: A timm model with its weights, or its name; then it is created with ``pretrained=True``.
@@ -81,6 +84,7 @@ def adapt(
         resolutions: Candidates in pixels, largest first; 1, 6/7, 5/7 and 4/7 of the backbone's own size by default.
             Those that do not pay are left out of the cascade.
         target: Average cost of an image, as a fraction of the backbone's.
+        router: ``cascade``, or ``predictor``, which learns how far each resolution's answer is from the largest's.
         epochs: Of tuning, for each smaller resolution; 0 only sets the thresholds.
         held_out: The part of the photographs that is held out.
         limit: Take only so many photographs, drawn at random.
@@ -104,7 +108,7 @@ def adapt(
         >>> found.verdict.sentence, found.time_ratio  # doctest: +SKIP
     """
     settings = Settings(target, epochs, workers=workers, seed=seed)
-    model = cascade_from(backbone, resolutions, **kwargs).to(device)
+    model = drnet_to_adapt(backbone, resolutions, router, **kwargs).to(device)
     photographs = find_photographs(images, held_out, seed, limit, model.num_classes, class_map)
     place = None if state is None else Path(state)
     found = adapt_model(model, photographs, settings, place, report)
@@ -113,14 +117,23 @@ def adapt(
     return found
 
 
-def cascade_from(backbone: str | nn.Module, resolutions: Sequence[int] | None = None, **kwargs: Any) -> DRNet:
-    """The cascade to adapt, as `adapt` makes it of a backbone."""
+def drnet_to_adapt(
+        backbone: str | nn.Module,
+        resolutions: Sequence[int] | None = None,
+        router: str = 'cascade',
+        **kwargs: Any,
+) -> DRNet:
+    """The DRNet to adapt, as `adapt` makes it of a backbone."""
     plain = timm.create_model(backbone, pretrained=True, **kwargs) if isinstance(backbone, str) else backbone
     if isinstance(plain, DRNet):
         return plain
     cfg: Any = getattr(plain, 'pretrained_cfg', {})
     sides = default_resolutions(cfg['input_size'][-1]) if resolutions is None else tuple(resolutions)
-    return drnet_from(plain, resolutions=sides, router='cascade')
+    if router == 'cascade':
+        return drnet_from(plain, resolutions=sides, router=router)
+    return drnet_from(
+        plain, resolutions=sides, router=router, predictor='inverted_residual', joint_resolutions='all',
+        predictor_loss='utility')
 
 
 def default_resolutions(side: int) -> tuple[int, ...]:
@@ -139,10 +152,10 @@ def adapt_model(
         state: Path | None = None,
         report: Callable[[str], object] = lambda line: None,
 ) -> Adaptation:
-    """Adapt a cascade to photographs: tune its smaller branches where that helps, and set its thresholds.
+    """Adapt a DRNet to photographs: tune its smaller branches where that helps, train its predictor, set its dial.
 
     Args:
-        model: A cascade on the device to use, with the weights of a plain backbone; changed in place, but for the
+        model: A DRNet on the device to use, with the weights of a plain backbone; changed in place, but for the
             largest branch.
         photographs: To tune on and held out.
         settings: How to adapt.
@@ -154,22 +167,26 @@ def adapt_model(
         What was found.
 
     Raises:
-        ValueError: If the target cannot be reached, no photograph is readable, or the model is no cascade with a
-            classifier and norms of its own for each resolution.
+        ValueError: If the target cannot be reached, no photograph is readable, or the model has no norms of its own
+            for each resolution, or no router that can be adapted.
     """
     _check(model)
     costs = measure_costs(model)
-    _check_reach(settings.target, costs.relative, photographs.held_out)  # now, and not after all the work
+    _check_reach(settings.target, costs, photographs.held_out)  # now, and not after all the work
     progress = Progress(state, {
         **{name: value for name, value in asdict(settings).items() if name != 'workers'},
         'resolutions': list(model.resolutions), 'held_out': photographs.held_out,
         'images': _digest(str(path) for path in photographs.paths),
         'weights': _digest(str(float(p.detach().double().sum())) for p in model.parameters())})
-    trials = Branches(model, photographs, settings, costs.backbone, progress, report).adapt()
+    branches = Branches(model, photographs, settings, costs.backbone, progress, report)
+    trials = branches.adapt()
     tuned = any(trial.kept and trial.change for trial in trials)
+    if model.args.uses_predictor:
+        train_on_utility(model, branches, settings, progress, report)
+        tuned = True
     read = photographs.labelled if photographs.labels else photographs.evaluation
     answers = collect_answers(model, read(model, not tuned, settings.batch_size, settings.workers))
-    budget = cascade_budget(answers, costs, settings.target * costs.backbone[0])
+    budget = budget_of(model, answers, settings.target * costs.backbone[0])
     assert budget.chosen is not None
     turn_to(model, budget.chosen)
     unread = [path in photographs.unreadable for path in photographs.paths]
@@ -180,7 +197,7 @@ def adapt_model(
         trials=tuple(trials),
         budget=budget,
         read_off=budget.images,
-        verdict=_judge(model, answers, budget),
+        verdict=_judge(model, answers),
         labelled=answers.labels is not None,
         time_ratio=time_ratio(model, next(photographs.evaluation(model))),
     )
@@ -210,9 +227,12 @@ def time_ratio(model: DRNet, images: torch.Tensor) -> float:
 
 
 def _check(model: DRNet) -> None:
-    if model.args.router != 'cascade':
-        raise ValueError("Invalid router: adaptation without labels is for a cascade; use router='cascade'.")
-    if not model.args.resolution_aware_norm:
+    args = model.args
+    if args.router == 'predictor' and (not args.uses_predictor or args.predictor_loss != 'utility'):
+        raise ValueError(
+            "Invalid router: a predictor is adapted with stage='joint', joint_resolutions='all' and"
+            " predictor_loss='utility'; use these, or router='cascade'.")
+    if not args.resolution_aware_norm:
         raise ValueError(
             'All resolutions of the model share their norms, so the largest would change with the others: create it'
             ' with resolution_aware_norm=True.')
@@ -220,12 +240,13 @@ def _check(model: DRNet) -> None:
         raise ValueError(f'Invalid resolutions {model.resolutions}: use two or more, the smallest a rung to stop at.')
 
 
-def _check_reach(target: float, costs: Sequence[float], images: int) -> None:
-    """Refuse a target that no thresholds can meet; the costs are relative to the largest."""
-    if target < min(costs):
+def _check_reach(target: float, costs: Costs, images: int) -> None:
+    """Refuse a target that no position of the dial can meet."""
+    cheapest = (min(costs.backbone) + costs.predictor) / costs.backbone[0]
+    if target < cheapest:
         raise ValueError(
-            f'Invalid target {target}: the smallest resolution alone costs {min(costs):.2f} of the largest; use a'
-            ' larger target, or a smaller resolution.')
+            f'Invalid target {target}: the smallest resolution alone costs {cheapest:.2f} of the largest, predictor'
+            ' included if there is one; use a larger target, or a smaller resolution.')
     least = math.ceil(0.5 / (TOLERANCE * target))  # one image more that goes on costs that much of the target
     if images < least:
         raise ValueError(
@@ -233,12 +254,11 @@ def _check_reach(target: float, costs: Sequence[float], images: int) -> None:
             f' {least}; give more images, or hold out more of them.')
 
 
-def _judge(model: DRNet, answers: CascadeAnswers, budget: Budget) -> Verdict | None:
-    assert budget.chosen is not None
-    reference = answers.classes[:, 0] if answers.labels is None else answers.labels
-    right = answers.classes == reference[:, None]
+def _judge(model: DRNet, answers: Answers) -> Verdict | None:
+    classes = answers.classes[:, :, 0]
+    right = classes == (classes[:, 0] if answers.labels is None else answers.labels)[:, None]
     rows = cost_table(model)
-    where = stop(budget.chosen.thresholds, answers.sure)
+    where = choose(model, answers)
     if len(where.unique()) < 2:
         return None
     return judge(

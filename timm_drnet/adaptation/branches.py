@@ -29,6 +29,8 @@ class Settings:
     """Average cost to reach, as a fraction of the largest branch's, everything paid for."""
     epochs: int = 4
     """Of tuning, for each smaller branch; 0 leaves their norms as they are."""
+    predictor_epochs: int = 6
+    """Of training the predictor, if there is one."""
     lr: float = 2e-3
     """Of tuning."""
     batch_size: int = 32
@@ -43,6 +45,7 @@ class Settings:
         for name, valid, remedy in (
                 ('target', 0 < self.target <= 1, "a fraction of the largest resolution's cost, above 0 and up to 1"),
                 ('epochs', self.epochs >= 0, 'a whole number, 0 for no tuning'),
+                ('predictor_epochs', self.predictor_epochs >= 1, 'a whole number of at least 1'),
                 ('lr', self.lr > 0 and math.isfinite(self.lr), 'a positive learning rate'),
                 ('batch_size', self.batch_size >= 2, 'at least 2'),
                 ('workers', self.workers >= 0, 'a number of processes, or 0')):
@@ -156,7 +159,7 @@ class Branches:
 
         images = len(self.photographs.paths) - self.photographs.held_out
         tune_norms(
-            self.model, index, self._taught_views, self.settings.epochs,
+            self.model, index, self.taught_views, self.settings.epochs,
             images // self.batch_size, self.settings.lr, resume, after_epoch)
 
     def _views(self, number: int) -> Iterator[torch.Tensor]:
@@ -164,7 +167,8 @@ class Branches:
         return self.photographs.views(
             self.model, self.settings.seed + number, self.batch_size, self.settings.workers)
 
-    def _taught_views(self, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def taught_views(self, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Views of an epoch, each batch with the logits of the largest branch, (B, num_classes)."""
         known = self._taught.get(epoch)
         found = []
         for number, x in enumerate(self._views(epoch)):
@@ -197,7 +201,9 @@ class Branches:
         if self._largest is None:
             self._largest = torch.cat(largest)
         agrees = torch.cat(classes) == self._largest
-        going = (self.settings.target * self.costs[0] - self.costs[index]) / self.costs[0]
+        going = None  # a predictor's choice does not depend on the branches
+        if self.model.args.router == 'cascade':
+            going = (self.settings.target * self.costs[0] - self.costs[index]) / self.costs[0]
         return _Judgement(
             100 * float(agrees.double().mean()), kept_answers(agrees, torch.cat(sure), going),
             get_state(private_norms(self.model, index)))

@@ -1,7 +1,7 @@
 """What a change to a smaller branch is worth, on held-out photographs.
 
-A branch may answer more often as the largest does, and yet stop a cascade at the wrong images: a change is judged by
-the answers of the whole, at the target. A gain counts if it is larger than its standard error.
+A branch may answer more often as the largest does, and yet stop a cascade at the wrong images: there a change is judged
+by the answers of the whole, at the target. A gain counts if it is larger than its standard error.
 """
 
 import math
@@ -21,7 +21,7 @@ class Trial:
     agreement: float
     """Per cent of the held-out images that the branch answers as the largest does."""
     gain: float
-    """Of the whole at the target, in points of agreement."""
+    """Of the whole cascade at the target, or of the branch where a predictor chooses, in points of agreement."""
     error: float
     """Standard error of the gain, paired by image."""
     kept: bool

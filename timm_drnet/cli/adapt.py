@@ -9,7 +9,7 @@ from typing import Any
 import timm
 import torch
 
-from ..adaptation.adapt import Adaptation, adapt_model, cascade_from
+from ..adaptation.adapt import Adaptation, adapt_model, drnet_to_adapt
 from ..adaptation.branches import Settings
 from ..adaptation.photographs import find_photographs
 from ..data.class_folders import read_class_map
@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     state = check_output_file(f'{output}.progress', '--output')
     labels = read_labels(args.labels) if args.labels else None
     device = pick_device(args.device)
-    model = _cascade(args).to(device)
+    model = _drnet(args).to(device)
     if labels is not None and len(labels) != model.num_classes:
         raise UserError(f'--labels {args.labels}: {len(labels)} names for a model of {model.num_classes} classes')
     output = check_model_folder('--output', args.output, model)
@@ -53,8 +53,8 @@ def run(args: argparse.Namespace) -> int:
     return 1 if unreadable else 0
 
 
-def _cascade(args: argparse.Namespace) -> DRNet:
-    """The cascade to adapt, with the weights of the backbone."""
+def _drnet(args: argparse.Namespace) -> DRNet:
+    """The DRNet to adapt, with the weights of the backbone."""
     try:
         weights = None if args.checkpoint is None else read_checkpoint(args.checkpoint, '--checkpoint')[1]
         create = {'pretrained': weights is None, **args.model_kwargs}
@@ -69,12 +69,12 @@ def _cascade(args: argparse.Namespace) -> DRNet:
                 f'--num-classes {args.num_classes}: the weights of {args.model!r} are for'
                 f' {plain.pretrained_cfg["num_classes"]} classes; give others with --checkpoint')
         check_finite(plain.state_dict())
-        return cascade_from(plain, args.resolutions)
+        return drnet_to_adapt(plain, args.resolutions, args.router)
     except UserError:
         raise
     except Exception as error:  # timm's models check no argument, and these come from the command line
         hint = ' Give trained weights with --checkpoint.' if 'No pretrained weights' in str(error) else ''
-        raise UserError(f'cannot make a cascade of {args.model!r}: {first_line(error)}{hint}') from error
+        raise UserError(f'cannot make {args.model!r} dynamic: {first_line(error)}{hint}') from error
 
 
 def _report(args: argparse.Namespace, found: Adaptation, unreadable: dict[str, str]) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def _summary(args: argparse.Namespace, found: Adaptation) -> list[str]:
     lines += ['', f'Budgets, read off {found.read_off:,} images:', *budget_table(model, found.budget), '']
     if found.verdict is None:
         side = model.resolutions[max(range(len(chosen.shares)), key=lambda j: chosen.shares[j])]
-        lines.append(f'A cascade does not pay here: for this target, {side} px for all images is the better buy.')
+        lines.append(f'The router does not pay here: for this target, {side} px for all images is the better buy.')
     else:
         lines += [found.verdict.sentence, *found.verdict.warnings]
     lines += [

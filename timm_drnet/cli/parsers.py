@@ -161,10 +161,10 @@ def _budget(commands: Subparsers) -> None:
 def _adapt(commands: Subparsers) -> None:
     parser = commands.add_parser(
         'adapt', help='make any timm CNN dynamic in minutes, without labels',
-        description='Make a cascade of a plain timm CNN, with some hundreds of photographs like those to come, which'
+        description='Make a plain timm CNN dynamic, with some hundreds of photographs like those to come, which'
                     ' need no labels. The largest resolution stays the backbone to the last bit; the norms of the'
                     ' smaller ones are tuned to answer as it does, and keep that only where photographs held out show'
-                    ' a gain; then the thresholds are set for a target. An interrupted run goes on when it is started'
+                    ' a gain; then a target is set. An interrupted run goes on when it is started'
                     ' again. The exit code is 1 if an image was unreadable.')
     add = parser.add_argument
     add('model', metavar='BACKBONE', help='a name from timm.list_models(), hf-hub:ORG/NAME or local-dir:PATH')
@@ -175,6 +175,8 @@ def _adapt(commands: Subparsers) -> None:
         help="candidates, largest first (1, 6/7, 5/7 and 4/7 of the backbone's own)")
     add('--target', metavar='F', type=fraction, default=0.75,
         help="average cost of an image, as a fraction of the backbone's (%(default)s)")
+    add('--router', choices=('cascade', 'predictor'), default='cascade',
+        help="predictor: train a tiny CNN that chooses, by how far the answers are from the largest's (%(default)s)")
     add('--epochs', metavar='N', type=at_least(0), default=4,
         help='of tuning; 0 only sets the thresholds (%(default)s)')
     add('--held-out', metavar='P', type=fraction, default=0.3, help='part of the images to hold out (%(default)s)')
