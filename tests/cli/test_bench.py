@@ -53,6 +53,19 @@ def test_mix(run, tmp_path):
         assert len(re.findall(f'^{name} .*\\d$', out, re.MULTILINE)) == 4
 
 
+def test_cascade(run):
+    cascade = (*TINY[:3], 'router=cascade', 'thresholds=(None,0.5)')
+    code, out, _ = run('-b', 4, '--engine', 'eager', '--json', kwargs=cascade)
+    assert code == 0
+    [one] = json.loads(out)['engines']['eager']
+    assert one['shares'] == [0.5, 0, 0.5]
+    dynamic, _, _, smallest, _ = one['timings']
+    assert dynamic['flops_ratio'] == pytest.approx(0.5 + smallest['flops_ratio'])
+    code, _, err = run('--mix', '0.4,0.2,0.4', kwargs=cascade)
+    assert code == 2
+    assert '--mix 0.4,0.2,0.4: the cascade leaves 48 px out; give it 0' in err
+
+
 def test_photographs_at_the_resolutions_predicted_for_them(run):
     code, out, err = run(
         '--data', PHOTOS, '-b', 4, '--engine', 'eager', '--json', model=timm_drnet.DEFAULT_MODEL, kwargs=())

@@ -14,9 +14,10 @@ from torch import nn
 import timm_drnet
 from timm_drnet.data import pixels
 from timm_drnet.deploy import export, onnx_runner
+from timm_drnet.deploy import manifest as manifest_module
 from timm_drnet.deploy.export import ExportError, check_target
 from timm_drnet.deploy.export import export_model as export_with_costs
-from timm_drnet.deploy.onnx_runner import manifest_digest
+from timm_drnet.deploy.manifest import manifest_digest
 
 
 def export_model(model, out, *args, **kwargs):
@@ -34,7 +35,7 @@ def test_folder_of_onnx(make_tiny, shake, tmp_path):
     state = {name: value.clone() for name, value in model.state_dict().items()}
     manifest = export_model(model, tmp_path / 'out', labels=list('abcde'), name='a name', license='mit')
     written = {path.name for path in (tmp_path / 'out').iterdir()}
-    sources = {'onnx_runner.py': onnx_runner, 'pixels.py': pixels}
+    sources = {'onnx_runner.py': onnx_runner, 'manifest.py': manifest_module, 'pixels.py': pixels}
     assert written == {'predictor.onnx', 'branch_64.onnx', 'branch_32.onnx', 'manifest.json', *sources}
     assert [path.name for path in tmp_path.iterdir()] == ['out']
     for name, module in sources.items():
@@ -67,6 +68,7 @@ def test_folder_of_onnx(make_tiny, shake, tmp_path):
     assert manifest['model'] == 'a name'
     assert manifest['license'] == 'mit'
     assert (manifest['stage'], manifest['resolutions'], manifest['num_classes']) == ('joint', [64, 32], 5)
+    assert (manifest['router'], manifest['thresholds']) == ('predictor', [])
     assert manifest['labels'] == list('abcde')
     config = resolve_data_config({'input_size': (3, 64, 64)}, model=model)
     assert manifest['preprocessing'] == json.loads(json.dumps(config))
@@ -242,9 +244,3 @@ def test_missing_packages(tmp_path, monkeypatch):
     with pytest.raises(ImportError, match=r'needs onnxscript: pip install "timm-drnet\[onnx\]"'):
         check_target(tmp_path / 'out')
     assert check_target(tmp_path / 'out', 'torch')
-
-
-def test_cascade_is_refused(make_tiny, tmp_path):
-    with pytest.raises(ExportError, match='cascade is not exported yet'):
-        export_model(make_tiny(router='cascade'), tmp_path / 'out', 'torch')
-    assert not (tmp_path / 'out').exists()

@@ -8,7 +8,7 @@ import torch
 
 import timm_drnet
 from timm_drnet.deploy.export import export_model
-from timm_drnet.deploy.onnx_runner import InvalidExportError, manifest_digest
+from timm_drnet.deploy.manifest import InvalidExportError, manifest_digest
 
 
 @pytest.fixture
@@ -82,6 +82,18 @@ def refuses_lies(folder):
         path.write_text(json.dumps({**lie, 'sha256': manifest_digest(lie)}))
         with pytest.raises(InvalidExportError, match=told):
             timm_drnet.ExportedDRNet(folder)
+
+
+@torch.no_grad()
+def test_cascade_climbs(make_cascade, images, tmp_path):
+    model, x = make_cascade(), images(30)
+    export_model(model, tmp_path / 'out', timm_drnet.cost_table(model), 'torch')
+    loaded = timm_drnet.ExportedDRNet(tmp_path / 'out')
+    logits, choice = model.classify(x)
+    assert choice.bincount().tolist() == [10, 10, 10]
+    assert torch.equal(loaded.predict_resolution(x), choice)
+    torch.testing.assert_close(loaded(x), logits, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(loaded.forward_at(x, 2), model.forward_at(x, 2), rtol=1e-5, atol=1e-4)
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """The exported model in ONNX Runtime: equal to the PyTorch model, without PyTorch."""
 
 import ast
+import dataclasses
 import hashlib
 import json
 import os
@@ -22,9 +23,10 @@ import timm_drnet
 from timm_drnet.data import pixels
 from timm_drnet.data.pixels import UnreadableImageError, open_image
 from timm_drnet.data.reading import image_loader
-from timm_drnet.deploy import onnx_runner
+from timm_drnet.deploy import manifest, onnx_runner
 from timm_drnet.deploy.export import export_model
-from timm_drnet.deploy.onnx_runner import InvalidExportError, OnnxDRNet, manifest_digest, resize
+from timm_drnet.deploy.manifest import InvalidExportError, manifest_digest
+from timm_drnet.deploy.onnx_runner import OnnxDRNet, resize
 from timm_drnet.evaluate.prediction import predict_images
 
 PHOTOS = sorted((Path(__file__).parents[2] / 'examples' / 'photos').glob('*.jpg'))
@@ -131,6 +133,49 @@ def test_pretrain_stage_runs_at_the_largest(runner, copied, photos):
     np.testing.assert_array_equal(pretrained(x), runner.forward_at(x, 0))
     (found, *_) = pretrained.classify(PHOTOS[:1])
     assert (found.resolution, found.flops) == (64, pretrained.manifest['costs'][0]['backbone_flops'])
+
+
+def test_folders_of_the_first_format_still_run(runner, copied, photos):
+    old = json.loads((copied / 'manifest.json').read_text())
+    del old['router'], old['thresholds']
+    old['format_version'] = 1
+    old['sha256'] = manifest_digest(old)
+    (copied / 'manifest.json').write_text(json.dumps(old))
+    np.testing.assert_array_equal(OnnxDRNet(copied, threads=1)(photos.numpy()), runner(photos.numpy()))
+
+
+@torch.no_grad()
+def test_cascade_climbs(make_cascade, images, tmp_path):
+    model, x = make_cascade(), images(30)
+    export_model(model, tmp_path / 'out', timm_drnet.cost_table(model))
+    middle, low = model.args.thresholds
+    for thresholds, stopped in (
+            ((middle, low), [10, 10, 10]), ((middle, None), None), ((None, 2), [30]), ((0, 0), [0, 0, 30])):
+        model.args = dataclasses.replace(model.args, thresholds=thresholds)
+        rewrite_manifest(tmp_path / 'out', thresholds=thresholds)
+        costs = timm_drnet.cost_table(model)
+        runner = OnnxDRNet(tmp_path / 'out', threads=1)
+        runner._branches = [Recorder(session) for session in runner._branches]
+        logits, choice = model.classify(x)
+        if stopped is not None:
+            assert choice.bincount().tolist() == stopped
+        assert runner.predict_resolution(x.numpy()).tolist() == choice.tolist()
+        ran = [sum(shape[0] for shape in branch.shapes) for branch in runner._branches]
+        assert ran == model.last_counts
+        np.testing.assert_allclose(runner(x.numpy()), logits.numpy(), rtol=1e-5, atol=1e-4)
+        rewrite_manifest(tmp_path / 'out', costs=[dataclasses.asdict(row) for row in costs])
+        found = OnnxDRNet(tmp_path / 'out', threads=1).classify(list(x.numpy()))
+        assert [item.resolution for item in found] == [model.resolutions[j] for j in choice]
+        assert [item.flops for item in found] == [costs[j].total_flops for j in choice]
+
+
+@torch.no_grad()
+def test_cascade_without_a_classifier_runs_at_the_largest(make_tiny, images, tmp_path):
+    model, x = make_tiny(router='cascade', num_classes=0).eval(), images(2)
+    export_model(model, tmp_path / 'out', timm_drnet.cost_table(model))
+    runner = OnnxDRNet(tmp_path / 'out', threads=1)
+    assert runner.predict_resolution(x.numpy()).tolist() == [0, 0]
+    np.testing.assert_allclose(runner(x.numpy()), model.forward_at(x, 0).numpy(), rtol=0, atol=1e-4)
 
 
 def test_threads_share_a_runner(folder, images):
@@ -438,6 +483,9 @@ LIES = [
     (rewrite(['labels'], lambda labels: 5), 'its labels is not'),
     (rewrite(['resolutions'], lambda sides: [str(side) for side in sides]), 'its resolutions is not'),
     (rewrite(['resolutions'], lambda sides: [*sides, 16]), r'its costs is not'),
+    (rewrite(['router'], lambda router: 'lots'), 'its router is not'),
+    (rewrite(['router'], lambda router: 'cascade'), 'its thresholds is not'),
+    (rewrite(['thresholds'], lambda thresholds: ['high', None]), 'its thresholds is not'),
     (rewrite(['files'], lambda files: list(files)), r'it has no files\.predictor'),
     (rewrite(['files', 'predictor'], lambda entry: entry['name']), r'its files\.predictor is not'),
     (rewrite(['preprocessing', 'crop_pct'], lambda crop: 1e-5), r'its preprocessing\.crop_pct is not'),
@@ -459,7 +507,7 @@ LIES = [
     (lambda folder: (folder / 'manifest.json').write_bytes(b'\xff\x00'), r'manifest\.json: not JSON'),
     (lambda folder: (folder / 'manifest.json').write_text('[1]'), r'manifest\.json: not of an export; give a folder'),
     (edit_manifest(format='other'), r'manifest\.json: not of an export; give a folder'),
-    (edit_manifest(format_version=2), r'manifest\.json: of format 2, .*knows 1; use the onnx_runner\.py in'),
+    (edit_manifest(format_version=3), r'manifest\.json: of format 3, .*knows 2; use the onnx_runner\.py in'),
     (edit_manifest(labels=list('abcde')), r'manifest\.json: changed since the export; copy it anew'),
     (edit_manifest(sha256=None), r'manifest\.json: changed since'),
     (lambda folder: rewrite_manifest(folder, runtime='torch'), r'--format torch; load it with timm_drnet\.Exported'),
@@ -479,7 +527,8 @@ def test_harmed_folders_are_refused(copied, harm, told):
 
 
 @pytest.mark.parametrize(('module', 'others'), [
-    (pixels, {'PIL', 'numpy'}), (onnx_runner, {'PIL', 'numpy', 'onnxruntime', 'pixels', '..data'})])
+    (pixels, {'PIL', 'numpy'}), (manifest, {'PIL'}),
+    (onnx_runner, {'PIL', 'numpy', 'onnxruntime', 'pixels', 'manifest', '..data', '.manifest'})])
 def test_what_stands_beside_an_export_imports_little(module, others):
     tree = ast.parse(Path(module.__file__).read_text(encoding='utf-8'))
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}

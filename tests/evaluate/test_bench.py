@@ -164,6 +164,16 @@ def test_without_predictor(engine, costs, images):
     assert result.timings[0].flops_ratio == 1
 
 
+def test_a_cascade_pays_for_every_rung(engine, make_tiny, images):
+    costs = timm_drnet.cost_table(make_tiny(router='cascade'))
+    batch = Batch(images(8), torch.tensor([2, 0, 2, 2, 1, 0, 2, 2]), 1.0)
+    result = bench_one(engine, [batch], costs, repeats=1, with_predictor=False, thresholds=(0.3, 0.7))
+    assert engine.log[1:5] == [(2, 8), (1, 3), (0, 2), (0, 8)]  # 5 stop at the smallest, 1 goes no further than 48 px
+    flops = [row.backbone_flops for row in costs]
+    assert result.timings[0].flops_ratio == pytest.approx((8 * flops[2] + 3 * flops[1] + 2 * flops[0]) / (8 * flops[0]))
+    assert result.timings[0].milliseconds == pytest.approx(1e3 * sum(MS.values()))
+
+
 def test_machine_is_described():
     machine = describe_machine(torch.device('cpu'), 2)
     assert machine['threads'] == 2

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from ..cascade.climb import rungs
 from ..core.drnet import DRNet
 from ..cost.flops import cost_table
 from ..data.files import find_images
@@ -38,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     needs_weights = bool(args.data)
     model = load_model(
         args.model, args.num_classes, args.checkpoint, pretrained=needs_weights, **args.model_kwargs)
-    mix = _mix(args.mix, len(model.resolutions))
+    mix = _mix(args.mix, model)
     model = model.to(device, _DTYPES[args.dtype])
     if args.channels_last:
         model = model.to(memory_format=torch.channels_last)
@@ -54,7 +55,8 @@ def run(args: argparse.Namespace) -> int:
             try:
                 found = bench(
                     {name: partial(_prepare, name, model, images[0], args.threads, progress) for name in args.engine},
-                    batches, costs, args.repeats, model.args.stage == 'joint', progress.update)
+                    batches, costs, args.repeats, model.args.uses_predictor, progress.update,
+                    model.args.thresholds if model.args.router == 'cascade' and model.num_classes else None)
             except ValueError as error:
                 raise UserError(f'--engine {" ".join(args.engine)}: {error}') from error
         for name, one in found.items():
@@ -105,9 +107,11 @@ def _accuracies(args: argparse.Namespace, model: DRNet) -> Results:
         raise UserError(f'--results {args.results}: {error}; give that of timm-drnet validate {args.model}') from error
 
 
-def _mix(text: str | None, num_resolutions: int) -> tuple[float, ...]:
+def _mix(text: str | None, model: DRNet) -> tuple[float, ...]:
+    num_resolutions = len(model.resolutions)
+    stops = rungs(model.args.thresholds) if model.args.router == 'cascade' else range(num_resolutions)
     if text is None:
-        return (1 / num_resolutions,) * num_resolutions
+        return tuple(1 / len(stops) if j in stops else 0.0 for j in range(num_resolutions))
     try:
         mix = tuple(float(part) for part in text.split(','))
     except ValueError:
@@ -115,6 +119,9 @@ def _mix(text: str | None, num_resolutions: int) -> tuple[float, ...]:
     valid = len(mix) == num_resolutions and all(share >= 0 for share in mix)
     if not valid or not math.isclose(sum(mix), 1, abs_tol=1e-3):
         raise UserError(f'--mix {text}: give {num_resolutions} shares that add up to 1, one for each resolution')
+    for j, (share, resolution) in enumerate(zip(mix, model.resolutions, strict=True)):
+        if share and j not in stops:
+            raise UserError(f'--mix {text}: the cascade leaves {resolution} px out; give it 0')
     return tuple(share / sum(mix) for share in mix)
 
 

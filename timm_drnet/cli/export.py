@@ -42,7 +42,11 @@ def _summary(out: str, manifest: dict[str, Any]) -> list[str]:
         [(file['name'], file['side'], file['size'] / 1e6) for file in written])
     total = sum(file['size'] for file in written)
     lines.append(f'{total / 1e6:.1f} MB: each branch has convolutions of its own, with its norms folded in')
-    if manifest['stage'] == 'pretrain':
+    if manifest['router'] == 'cascade':
+        stops = zip(manifest['resolutions'][1:], manifest['thresholds'], strict=True)
+        rungs = ', '.join(f'{side} px from {threshold:.3f} on' for side, threshold in stops if threshold is not None)
+        lines.append(f'cascade: images stop at {rungs or "the largest alone"}')
+    elif manifest['stage'] == 'pretrain':
         lines.append(f'pretrain stage: there is no predictor, every image runs at {manifest["resolutions"][0]} px')
     if manifest['runtime'] == 'onnx':
         lines.append(f'try it: python {os.path.join(out, "onnx_runner.py")} IMAGE')

@@ -27,14 +27,16 @@ from ..data import pixels
 from ..data.labels import class_labels
 from ..data.output_folder import check_output_folder, staged
 from ..data.reading import data_config
-from ..deploy import onnx_runner
 from .exported import load_program
 from .folding import fold_norms
+from .manifest import FORMAT, FORMAT_VERSION, MANIFEST, manifest_digest
 from .plain_view import plain_view
 from .priced_predictor import priced_predictor
 
 FORMATS = ('onnx', 'torch')
 
+_RUNNER = (*map(Path(__file__).with_name, ('onnx_runner.py', 'manifest.py')), Path(pixels.__file__))
+"""What is copied beside the ONNX files; nothing in it imports more than it needs to run them."""
 _SUFFIXES = {'onnx': '.onnx', 'torch': '.pt2'}
 _PACKAGES = ('onnx', 'onnxscript', 'onnxruntime')
 _FIRST_OPSET = 18
@@ -61,9 +63,9 @@ def export_model(
     """Write a folder from which a DRNet runs without its Python code.
 
     It holds a program for the predictor, at its own size, and one for each branch, at its resolution, all for batches
-    of any size; ``manifest.json``, which describes them; and for ONNX ``onnx_runner.py`` with its ``pixels.py``. The
+    of any size; ``manifest.json``, which describes them; and for ONNX ``onnx_runner.py`` with what it imports. The
     norms are folded into the convolutions, so each branch has weights of its own. The predictor is left out in the
-    pretrain stage, which does not use it.
+    pretrain stage, which does not use it, and a cascade has none.
 
     Every program is run and compared with the model. The folder appears when it is complete, or not at all.
 
@@ -88,8 +90,6 @@ def export_model(
         ValueError: If an argument is out of range.
     """
     target = check_target(out, format, opset)
-    if model.args.router == 'cascade':
-        raise ExportError("A cascade is not exported yet: use model.deploy(), or a model with router='predictor'.")
     if labels is None:
         labels = class_labels(model) if model.num_classes else ()
     if len(labels) != model.num_classes:
@@ -102,12 +102,14 @@ def export_model(
             get_module, side = parts[part]
             files[part] = _write_part(folder, part, get_module(), (model.in_chans, side, side), format, opset)
         manifest = {
-            'format': onnx_runner.FORMAT,
-            'format_version': onnx_runner.FORMAT_VERSION,
+            'format': FORMAT,
+            'format_version': FORMAT_VERSION,
             'runtime': format,
             'model': name or _name(model),
             'license': license,
             'stage': model.args.stage,
+            'router': model.args.router,
+            'thresholds': model.args.thresholds,
             'resolutions': model.resolutions,
             'predictor_size': model.args.predictor_size,
             'in_chans': model.in_chans,
@@ -122,11 +124,11 @@ def export_model(
                 for package in ('timm-drnet', 'timm', 'torch', *(_PACKAGES if format == 'onnx' else ()))},
         }
         manifest = dict(json.loads(json.dumps(manifest)))  # as it will be read: lists instead of tuples
-        manifest['sha256'] = onnx_runner.manifest_digest(manifest)
-        (folder / onnx_runner.MANIFEST).write_text(json.dumps(manifest, indent=2) + '\n', encoding='utf-8')
+        manifest['sha256'] = manifest_digest(manifest)
+        (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + '\n', encoding='utf-8')
         if format == 'onnx':
-            for source in (onnx_runner.__file__, pixels.__file__):
-                shutil.copyfile(source, folder / Path(source).name)
+            for source in _RUNNER:
+                shutil.copyfile(source, folder / source.name)
     return manifest
 
 

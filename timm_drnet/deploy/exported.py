@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
+from ..cascade.climb import climb
 from ..core.norm import resize
 from ..core.routing import check_choices, check_images, route
-from .onnx_runner import InvalidExportError, read_file, read_manifest
+from .manifest import InvalidExportError, read_file, read_manifest
 
 
 class ExportedDRNet:
@@ -36,9 +37,10 @@ class ExportedDRNet:
         files = manifest['files']
         self._predictor = self._load(path, files['predictor']) if files['predictor'] else None
         self._branches = [self._load(path, entry) for entry in files['branches']]
+        self._climbs = manifest['router'] == 'cascade' and manifest['num_classes'] > 0
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Classify each image at the resolution predicted for it.
+        """Classify each image at the resolution chosen for it.
 
         Args:
             x: Normalized images, (B, C, S, S), of any size S.
@@ -49,7 +51,8 @@ class ExportedDRNet:
         Raises:
             ValueError: If x is not a batch of square images.
         """
-        return self.forward_at(x, self.predict_resolution(x))
+        check_images(x)
+        return self._climb(x)[0] if self._climbs else self.forward_at(x, self.predict_resolution(x))
 
     @torch.no_grad()
     def predict_resolution(self, x: torch.Tensor) -> torch.Tensor:
@@ -59,19 +62,21 @@ class ExportedDRNet:
             x: Normalized images, (B, C, S, S).
 
         Returns:
-            Indices into ``resolutions``, (B,) int64; all 0 in the pretrain stage.
+            Indices into ``resolutions``, (B,) int64; where it stopped in a cascade, all 0 in the pretrain stage.
 
         Raises:
             ValueError: If x is not a batch of square images.
         """
         check_images(x)
+        if self._climbs:
+            return self._climb(x)[1]
         if self._predictor is None:
             return torch.zeros(len(x), dtype=torch.int64)
         return self._predictor(resize(x, self.manifest['predictor_size'])).argmax(dim=1)
 
     @torch.no_grad()
     def forward_at(self, x: torch.Tensor, choice: int | torch.Tensor) -> torch.Tensor:
-        """Classify at given resolutions, without the predictor.
+        """Classify at given resolutions, without the router.
 
         Args:
             x: Normalized images, (B, C, S, S).
@@ -98,6 +103,11 @@ class ExportedDRNet:
             raise InvalidExportError(
                 f'{os.path.join(path, entry["name"])}: PyTorch {torch.__version__} cannot load it ({reason}); install a'
                 ' newer one, or export the model again') from error
+
+    @torch.no_grad()
+    def _climb(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits, choice, _ = climb(x, self.manifest['thresholds'], self._run)
+        return logits, choice
 
     def _run(self, index: int, x: torch.Tensor) -> torch.Tensor:
         return self._branches[index](resize(x, self.resolutions[index]))

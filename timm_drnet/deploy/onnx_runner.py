@@ -11,13 +11,11 @@ beside the models that it writes, and one of ``pixels.py``, so it imports nothin
 """
 
 import argparse
-import hashlib
 import json
 import math
 import os
-import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -29,7 +27,14 @@ from PIL import Image
 
 if __package__:
     from ..data.pixels import UnreadableImageError, first_line, ignore_warnings, open_image, printable
+    from .manifest import MANIFEST, InvalidExportError, read_file, read_manifest
 else:  # copied beside an export
+    from manifest import (  # type: ignore[import-not-found,no-redef]
+        MANIFEST,
+        InvalidExportError,
+        read_file,
+        read_manifest,
+    )
     from pixels import (  # type: ignore[import-not-found,no-redef]
         UnreadableImageError,
         first_line,
@@ -38,18 +43,10 @@ else:  # copied beside an export
         printable,
     )
 
-FORMAT = 'timm-drnet export'
-FORMAT_VERSION = 1
-MANIFEST = 'manifest.json'
-
 Array: TypeAlias = NDArray[np.float32]
 
 _MICRO_BATCH = 16
 """Images that a model gets at once; see `OnnxDRNet`."""
-
-
-class InvalidExportError(Exception):
-    """A folder that is no complete, unchanged export; the message names the file and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,7 @@ class Classification:
     resolution: int
     """Side in pixels at which the image was classified."""
     flops: int
-    """What was spent on it: the predictor, and the backbone at the resolution."""
+    """What was spent on it: the predictor, and the backbone at the resolution, or all rungs of a cascade that ran."""
 
 
 class OnnxDRNet:
@@ -137,6 +134,7 @@ class OnnxDRNet:
                     ' copy all of the folder, or export the model again')
             return session
 
+        self._climbs = manifest['router'] == 'cascade' and manifest['num_classes'] > 0
         files = manifest['files']
         self._predictor = None
         if files['predictor']:
@@ -146,7 +144,7 @@ class OnnxDRNet:
             for entry, side in zip(files['branches'], self.resolutions, strict=True)]
 
     def __call__(self, x: Array) -> Array:
-        """Classify each image at the resolution predicted for it.
+        """Classify each image at the resolution chosen for it.
 
         Args:
             x: Normalized images, (B, C, S, S), of any size S.
@@ -157,7 +155,7 @@ class OnnxDRNet:
         Raises:
             ValueError: If x is not a batch of square images.
         """
-        return self.forward_at(x, self.predict_resolution(x))
+        return self._answer(self._check_images(x))[0]
 
     def predict_resolution(self, x: Array) -> NDArray[np.int64]:
         """Choose a candidate for each image.
@@ -166,19 +164,21 @@ class OnnxDRNet:
             x: Normalized images, (B, C, S, S).
 
         Returns:
-            Indices into ``resolutions``, (B,); all 0 in the pretrain stage.
+            Indices into ``resolutions``, (B,); where it stopped in a cascade, all 0 in the pretrain stage.
 
         Raises:
             ValueError: If x is not a batch of square images.
         """
         x = self._check_images(x)
+        if self._climbs:
+            return self._climb(x)[1]
         if self._predictor is None:
             return np.zeros(len(x), np.int64)
         scores = self._run(self._predictor, x, np.arange(len(x)), self.manifest['predictor_size'])
         return np.asarray(scores.argmax(axis=1), np.int64)
 
     def forward_at(self, x: Array, choice: int | NDArray[np.integer[Any]]) -> Array:
-        """Classify at given resolutions, without the predictor.
+        """Classify at given resolutions, without the router.
 
         Args:
             x: Normalized images, (B, C, S, S).
@@ -273,21 +273,41 @@ class OnnxDRNet:
             raise UnreadableImageError(f'{name}: {error}') from error
 
     def _classify(self, x: Array, topk: int) -> list[Classification]:
-        choice = self.predict_resolution(x)
-        logits = self.forward_at(x, choice)
+        logits, choice = self._answer(x)
         if not np.isfinite(logits).all():
             raise ValueError('The model gives scores that are not finite: its weights are damaged.')
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
         probabilities = odds / odds.sum(axis=1, keepdims=True)
         best = np.argsort(-probabilities, axis=1, kind='stable')[:, :topk]
-        costs = [
-            row['total_flops'] if self._predictor else row['backbone_flops'] for row in self.manifest['costs']]
+        paid = 'total_flops' if self._predictor or self._climbs else 'backbone_flops'
+        costs = [row[paid] for row in self.manifest['costs']]
         return [
             Classification(
                 tuple(self.labels[k] for k in indices), tuple(float(p[k]) for k in indices), self.resolutions[j],
                 costs[j])
             for indices, p, j in zip(best, probabilities, choice.tolist(), strict=True)
         ]
+
+    def _answer(self, x: Array) -> tuple[Array, NDArray[np.int64]]:
+        """Logits of each image, and its choice."""
+        if self._climbs:
+            return self._climb(x)
+        choice = self.predict_resolution(x)
+        return self.forward_at(x, choice), choice
+
+    def _climb(self, x: Array) -> tuple[Array, NDArray[np.int64]]:
+        """From the smallest rung of a cascade up: an image stops where its answer is confident enough."""
+        logits = np.empty((len(x), self.manifest['num_classes']), np.float32)
+        choice = np.zeros(len(x), np.int64)
+        rows = np.arange(len(x))
+        for j, threshold in reversed([(0, 0.0), *enumerate(self.manifest['thresholds'], start=1)]):
+            if threshold is None or not len(rows):
+                continue
+            answers = self._run(self._branches[j], x, rows, self.resolutions[j])
+            stops = (confidence(answers) >= np.float32(threshold)) | (j == 0)
+            logits[rows[stops]], choice[rows[stops]] = answers[stops], j
+            rows = rows[~stops]
+        return logits, choice
 
     def _run(self, session: Any, x: Array, rows: NDArray[np.integer[Any]], side: int) -> Array:
         """Some of the images through one model: resized and run part by part."""
@@ -307,6 +327,12 @@ class OnnxDRNet:
         if x.dtype.kind != 'f':
             raise ValueError(f'Invalid input of type {x.dtype}: use normalized images in float32, see prepare().')
         return x.astype(np.float32, copy=False)
+
+
+def confidence(logits: Array) -> Array:
+    """The largest softmax probability of each row of logits, (B, num_classes), as (B,) float32."""
+    logits = logits.astype(np.float32, copy=False)
+    return np.asarray(1 / np.exp(logits - logits.max(axis=1, keepdims=True)).sum(axis=1))
 
 
 def resize(x: Array, size: int) -> Array:
@@ -347,146 +373,6 @@ def _neighbours(old: int, new: int) -> tuple[NDArray[np.int64], NDArray[np.int64
     low = position.astype(np.int64).clip(max=old - 1)
     weight = (position - low.astype(np.float32)).astype(np.float32)
     return low, (low + 1).clip(max=old - 1), 1 - weight, weight
-
-
-def read_manifest(folder: str | os.PathLike[str], runtime: str) -> dict[str, Any]:
-    """Read what an export recorded, and check that it is whole.
-
-    Args:
-        folder: As written by ``timm-drnet export``.
-        runtime: ``onnx`` or ``torch``: what the files must be for.
-
-    Returns:
-        The manifest.
-
-    Raises:
-        InvalidExportError: If there is none, or it is foreign, changed, incomplete, of a newer format or for another
-            runtime.
-    """
-    path = Path(folder) / MANIFEST
-    content = _read(path, 'give a folder written by "timm-drnet export"')
-    try:
-        manifest = json.loads(content)
-        digest = manifest_digest(manifest) if isinstance(manifest, dict) else None
-    except (ValueError, RecursionError) as error:
-        raise InvalidExportError(f'{path}: not JSON ({error}); copy it anew, or export the model again') from error
-    if not isinstance(manifest, dict) or manifest.get('format') != FORMAT:
-        raise InvalidExportError(f'{path}: not of an export; give a folder written by "timm-drnet export"')
-    version = manifest.get('format_version', 0)
-    if _is_whole(version) and version > FORMAT_VERSION:
-        raise InvalidExportError(
-            f'{path}: of format {version}, and this code knows {FORMAT_VERSION}; use the onnx_runner.py in that folder,'
-            ' or a newer timm-drnet')
-    if manifest.get('sha256') != digest:
-        raise InvalidExportError(f'{path}: changed since the export; copy it anew, or export the model again')
-    if flaw := _find_flaw(manifest):
-        raise InvalidExportError(f'{path}: {flaw}; copy it anew, or export the model again')
-    if manifest['runtime'] != runtime:
-        other = 'OnnxDRNet' if runtime == 'torch' else 'ExportedDRNet'
-        raise InvalidExportError(
-            f'{path}: of an export with --format {manifest["runtime"]}; load it with timm_drnet.{other}(path)')
-    return manifest
-
-
-def manifest_digest(manifest: dict[str, Any]) -> str:
-    """The checksum of all entries of a manifest but the checksum itself, in hexadecimal."""
-    rest = {key: value for key, value in manifest.items() if key != 'sha256'}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def read_file(folder: str | os.PathLike[str], entry: dict[str, Any]) -> bytes:
-    """Read a file of an export, and check that it is the one that was written.
-
-    Args:
-        folder: Of the export.
-        entry: Of the file in the manifest.
-
-    Returns:
-        Its content.
-
-    Raises:
-        InvalidExportError: If it is missing or differs.
-    """
-    path = Path(folder) / str(entry['name'])
-    content = _read(path, 'the export is not complete: copy all of it, or export the model again')
-    if hashlib.sha256(content).hexdigest() != entry['sha256']:
-        raise InvalidExportError(
-            f'{path}: not the file that {MANIFEST} describes ({len(content):,} bytes of {entry["size"]:,});'
-            ' copy it anew, or export the model again')
-    return content
-
-
-def _read(path: Path, remedy: str) -> bytes:
-    """The content of a file in a folder, to which a link may not lead from elsewhere."""
-    if os.path.dirname(os.path.realpath(path)) != os.path.realpath(path.parent):
-        raise InvalidExportError(f'{path}: a link to a place outside the folder; copy the file itself there')
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InvalidExportError(f'{path}: {error.strerror}; {remedy}') from error
-
-
-def _is_whole(value: Any, low: int = 1, high: float = math.inf) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-
-
-def _is_number(value: Any, low: float = -1000, high: float = 1000) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
-
-
-def _is_list(value: Any, length: int, holds: Callable[[Any], bool]) -> bool:
-    return isinstance(value, list) and len(value) == length and all(map(holds, value))
-
-
-def _is_size(value: Any) -> bool:
-    return _is_whole(value, high=8192)
-
-
-def _is_file(value: Any) -> bool:
-    return (
-        isinstance(value, dict) and isinstance(value.get('name'), str) and isinstance(value.get('sha256'), str)
-        and re.fullmatch(r'\w[\w.-]*', value['name']) is not None and _is_whole(value.get('size'), 0))
-
-
-def _is_cost(value: Any) -> bool:
-    return isinstance(value, dict) and all(_is_whole(value.get(key)) for key in ('backbone_flops', 'total_flops'))
-
-
-_RULES: dict[str, Callable[[Any, dict[str, Any]], bool]] = {
-    'format_version': lambda value, manifest: _is_whole(value),
-    'runtime': lambda value, manifest: value in ('onnx', 'torch'),
-    'resolutions': lambda value, manifest: (
-        isinstance(value, list) and len(value) > 0 and all(map(_is_size, value))),
-    'predictor_size': lambda value, manifest: _is_size(value),
-    'in_chans': lambda value, manifest: _is_size(value),
-    'num_classes': lambda value, manifest: _is_whole(value, 0),
-    'labels': lambda value, manifest: _is_list(value, manifest['num_classes'], lambda label: isinstance(label, str)),
-    'costs': lambda value, manifest: _is_list(value, len(manifest['resolutions']), _is_cost),
-    'files.predictor': lambda value, manifest: value is None or _is_file(value),
-    'files.branches': lambda value, manifest: _is_list(value, len(manifest['resolutions']), _is_file),
-    'preprocessing.input_size': lambda value, manifest: (
-        value == [manifest['in_chans'], manifest['resolutions'][0], manifest['resolutions'][0]]),
-    'preprocessing.crop_pct': lambda value, manifest: _is_number(value, 0.1),
-    'preprocessing.crop_mode': lambda value, manifest: value in ('center', 'squash', 'border'),
-    'preprocessing.interpolation': lambda value, manifest: (
-        isinstance(value, str) and value.upper() in Image.Resampling.__members__),
-    'preprocessing.mean': lambda value, manifest: _is_list(value, manifest['in_chans'], _is_number),
-    'preprocessing.std': lambda value, manifest: _is_list(
-        value, manifest['in_chans'], lambda number: _is_number(number, 1e-3)),
-}
-"""What the runners use of a manifest, each after what it is compared with."""
-
-
-def _find_flaw(manifest: dict[str, Any]) -> str | None:
-    """What is missing in a manifest, or is not as an export writes it."""
-    for name, holds in _RULES.items():
-        group, _, key = name.rpartition('.')
-        values = manifest.get(group) if group else manifest
-        if not isinstance(values, dict) or key not in values:
-            return f'it has no {name}'
-        if not holds(values[key], manifest):
-            return f'its {name} is not as an export writes it'
-    return None
 
 
 def _transform(image: Image.Image, config: dict[str, Any]) -> Array:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from ..cascade.climb import climb
 from ..core.routing import route
 from ..cost.flops import CostRow
 from .engines import Engine
@@ -104,6 +105,7 @@ def bench(
         repeats: int = 20,
         with_predictor: bool = True,
         progress: Callable[[], object] = lambda: None,
+        thresholds: Sequence[float | None] | None = None,
 ) -> dict[str, Benchmark]:
     """Measure engines side by side on batches of one size.
 
@@ -112,8 +114,9 @@ def bench(
         batches: The batches.
         costs: The model's cost table.
         repeats: How often each batch is run in each way by each engine, in turn.
-        with_predictor: Whether the predictor runs, and its FLOPs count; not in the pretrain stage.
+        with_predictor: Whether the predictor runs, and its FLOPs count; not in the pretrain stage, nor in a cascade.
         progress: Called after each repeat of a batch by an engine.
+        thresholds: Of a cascade; its images climb to where the batches say, and every rung that ran counts.
 
     Returns:
         The measurement of each engine.
@@ -124,7 +127,7 @@ def bench(
     at_first = _memory_in_use(device)
     for name, prepare in engines.items():
         others = _memory_in_use(device) - at_first  # what the engines before this one hold is not its own
-        ways[name] = _ways(prepare(), batches[0], costs, with_predictor)
+        ways[name] = _ways(prepare(), batches[0], costs, with_predictor, thresholds)
         memory[name] = {
             way: _peak_memory(partial(run, batches[0]), device, others)
             for way, run in ways[name].items() if way != _ROUTING}
@@ -143,8 +146,9 @@ def bench(
 
     shares = _shares(batches, len(costs))
     predictor = costs[0].predictor_flops if with_predictor else 0
+    paid = [row.backbone_flops + predictor if thresholds is None else row.total_flops for row in costs]
     flops = [
-        sum(share * row.backbone_flops for share, row in zip(shares, costs, strict=True)) + predictor,
+        sum(share * cost for share, cost in zip(shares, paid, strict=True)),
         *(row.backbone_flops for row in costs),
         sum(row.backbone_flops for row in costs) + predictor,
     ]
@@ -171,10 +175,14 @@ def _ways(
         batch: Batch,
         costs: Sequence[CostRow],
         with_predictor: bool,
+        thresholds: Sequence[float | None] | None,
 ) -> dict[str, Callable[[Batch], object]]:
     """What an engine is measured at."""
 
     def dynamic(batch: Batch) -> None:
+        if thresholds is not None:
+            _climb(batch, thresholds, lambda j, part: engine.forward_at(_take(batch, part), j))
+            return
         if with_predictor:
             engine.predict_resolution(batch.images)  # what it says is not what counts here
         engine.forward_at(batch.images, batch.choice)
@@ -192,6 +200,9 @@ def _ways(
     logits = engine.forward_at(batch.images, 0)
 
     def routing(batch: Batch) -> None:
+        if thresholds is not None:
+            _climb(batch, thresholds, lambda j, part: logits[:len(_take(batch, part))])
+            return
         route(batch.images, batch.choice, len(costs), lambda j, part: logits[:len(part)])
 
     return {
@@ -200,6 +211,27 @@ def _ways(
         'all branches': all_branches,
         _ROUTING: routing,
     }
+
+
+def _climb(
+        batch: Batch,
+        thresholds: Sequence[float | None],
+        run: Callable[[int, torch.Tensor], torch.Tensor],
+) -> None:
+    """A cascade with all that it does, in which images stop where the batch says and not where they are sure."""
+
+    def run_and_pretend(j: int, part: torch.Tensor) -> torch.Tensor:
+        logits = run(j, part)
+        sure = torch.zeros_like(logits)
+        sure[:, 0] = torch.where(batch.choice[part] == j, 1e4, 0)
+        return sure
+
+    certain = [None if threshold is None else 1.0 for threshold in thresholds]
+    climb(torch.arange(len(batch.images), device=batch.images.device), certain, run_and_pretend)
+
+
+def _take(batch: Batch, part: torch.Tensor) -> torch.Tensor:
+    return batch.images[part] if len(part) < len(batch.images) else batch.images
 
 
 def _held_at(row: CostRow) -> str:
