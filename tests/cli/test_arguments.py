@@ -13,6 +13,7 @@ from timm_drnet.cli import main, parsers
 from timm_drnet.cli.arguments import DEFAULT_MODEL
 from timm_drnet.cli.bench import _DTYPES
 from timm_drnet.deploy.export import FORMATS
+from timm_drnet.deploy.manifest import PRECISIONS
 from timm_drnet.evaluate.engines import ENGINES
 
 COMMANDS = {
@@ -51,6 +52,7 @@ def test_every_command_has_its_module():
 def test_constants_are_those_of_the_modules_that_are_not_imported():
     assert timm_drnet.DEFAULT_MODEL == DEFAULT_MODEL
     assert (ENGINES, FORMATS, tuple(_DTYPES)) == (parsers.ENGINES, parsers.EXPORT_FORMATS, parsers.DTYPES)
+    assert PRECISIONS == parsers.PRECISIONS
 
 
 @pytest.mark.parametrize(('command', 'arguments', 'told'), [

@@ -114,7 +114,7 @@ def test_plot(run, tmp_path):
     (('--plot', 'x.png'), 'give both of them'),
     (('--results', 'x.json'), 'give both of them'),
     (('--plot', 'x.txt', '--results', 'x.json'), '--plot x.txt: use a name that ends in .png'),
-    (('--engine', 'onnxruntime', '--dtype', 'bfloat16', '-b', 1), '--engine onnxruntime: .*float32'),
+    (('--engine', 'onnxruntime', '--dtype', 'bfloat16', '-b', 1), '--engine onnxruntime: .*takes float32 images'),
 ])
 def test_bad_arguments(run, args, told):
     code, out, err = run(*args)

@@ -1,6 +1,8 @@
 """``timm-drnet export`` from its arguments to a folder that runs."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -74,6 +76,24 @@ def test_torch_as_json(run, tmp_path, name):
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
+def test_int8_cascade(tmp_path, capsys):
+    kwargs = {'backbone': 'test_resnet', 'resolutions': (48, 32), 'router': 'cascade', 'thresholds': (0.5,)}
+    save_file(timm.create_model('drnet', num_classes=5, **kwargs).state_dict(), tmp_path / 'weights.safetensors')
+    shutil.copytree(PHOTOS[0].parent, tmp_path / 'photos')
+    (tmp_path / 'photos' / 'broken.jpg').write_bytes(b'no image')
+    code = main([
+        'export', 'drnet', str(tmp_path / 'out'), '--checkpoint', str(tmp_path / 'weights.safetensors'),
+        '--precision', 'int8', '--calibrate', str(tmp_path / 'photos'),
+        '--model-kwargs', *(f'{k}={v}'.replace(' ', '') for k, v in kwargs.items())])
+    out, err = capsys.readouterr()
+    assert code == 1, err
+    assert re.search(r'export: skipped .*broken\.jpg: not an image', err)
+    assert 'cascade: images stop at 32 px from 0.500 on' in out
+    manifest = json.loads((tmp_path / 'out' / 'manifest.json').read_text())
+    assert manifest['quantization'] == {'images': len(PHOTOS), 'held_out': 0}
+    assert timm_drnet.OnnxDRNet(tmp_path / 'out').classify(PHOTOS[:2])
+
+
 def test_pretrain_stage_is_told(run, tmp_path):
     code, out, _ = run(tmp_path / 'out', '--format', 'torch', stage='pretrain')
     assert code == 0
@@ -95,6 +115,10 @@ def test_licence_of_registered_weights(tmp_path, capsys, monkeypatch):
     (['{tmp}/out', '--labels', '{tmp}/nowhere.txt'], '--labels {tmp}/nowhere.txt: No such file'),
     (['{tmp}/out', '--labels', '{photo}'], '--labels {photo}: not a text file'),
     (['{tmp}/out', '--labels', '{tmp}/two.txt'], '2 labels for a model of 5 classes'),
+    (['{tmp}/out', '--precision', 'int8'], '--precision int8 needs images to --calibrate'),
+    (['{tmp}/out', '--precision', 'bf16', '--calibrate', '{photo}'], '--calibrate needs --precision int8'),
+    (['{tmp}/out', '--precision', 'int8', '--calibrate', '{tmp}/no'], '--calibrate {tmp}/no: {tmp}/no: no such file'),
+    (['{tmp}/out', '--precision', 'fp16', '--format', 'torch'], "precision 'fp16': use format onnx"),
 ])
 def test_bad_input_is_one_clear_line(run, tmp_path, arguments, told):
     (tmp_path / 'two.txt').write_text('a\nb\n')

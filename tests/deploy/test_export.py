@@ -13,7 +13,7 @@ from torch import nn
 
 import timm_drnet
 from timm_drnet.data import pixels
-from timm_drnet.deploy import export, onnx_runner
+from timm_drnet.deploy import export, onnx_runner, runtimes
 from timm_drnet.deploy import manifest as manifest_module
 from timm_drnet.deploy.export import ExportError, check_target
 from timm_drnet.deploy.export import export_model as export_with_costs
@@ -35,8 +35,9 @@ def test_folder_of_onnx(make_tiny, shake, tmp_path):
     state = {name: value.clone() for name, value in model.state_dict().items()}
     manifest = export_model(model, tmp_path / 'out', labels=list('abcde'), name='a name', license='mit')
     written = {path.name for path in (tmp_path / 'out').iterdir()}
-    sources = {'onnx_runner.py': onnx_runner, 'manifest.py': manifest_module, 'pixels.py': pixels}
-    assert written == {'predictor.onnx', 'branch_64.onnx', 'branch_32.onnx', 'manifest.json', *sources}
+    sources = {
+        'onnx_runner.py': onnx_runner, 'manifest.py': manifest_module, 'runtimes.py': runtimes, 'pixels.py': pixels}
+    assert written == {'predictor.onnx', 'branch_64.onnx', 'branch_32.onnx', 'manifest.json', 'README.md', *sources}
     assert [path.name for path in tmp_path.iterdir()] == ['out']
     for name, module in sources.items():
         assert (tmp_path / 'out' / name).read_bytes() == Path(module.__file__).read_bytes()
@@ -93,7 +94,7 @@ def test_opset_and_weights_in_half_precision(make_tiny, shake, tmp_path):
 def test_folder_of_torch(make_tiny, tmp_path):
     model = make_tiny(stage='pretrain', resolutions=(32,), num_classes=0)
     manifest = export_model(model, tmp_path / 'out', 'torch')
-    assert {path.name for path in (tmp_path / 'out').iterdir()} == {'branch_32.pt2', 'manifest.json'}
+    assert {path.name for path in (tmp_path / 'out').iterdir()} == {'branch_32.pt2', 'manifest.json', 'README.md'}
     assert manifest['files']['predictor'] is None
     assert manifest['labels'] == []
     assert manifest['model'] == 'drnet'

@@ -23,10 +23,11 @@ import timm_drnet
 from timm_drnet.data import pixels
 from timm_drnet.data.pixels import UnreadableImageError, open_image
 from timm_drnet.data.reading import image_loader
-from timm_drnet.deploy import manifest, onnx_runner
+from timm_drnet.deploy import manifest, onnx_runner, runtimes
 from timm_drnet.deploy.export import export_model
 from timm_drnet.deploy.manifest import InvalidExportError, manifest_digest
 from timm_drnet.deploy.onnx_runner import OnnxDRNet, resize
+from timm_drnet.deploy.runtimes import RUNTIMES
 from timm_drnet.evaluate.prediction import predict_images
 
 PHOTOS = sorted((Path(__file__).parents[2] / 'examples' / 'photos').glob('*.jpg'))
@@ -63,8 +64,11 @@ def folder(model, tmp_path_factory):
 
 
 @pytest.fixture
-def runner(folder):
-    return OnnxDRNet(folder, threads=1)
+def runner(folder, request):
+    return OnnxDRNet(folder, threads=1, runtime=getattr(request, 'param', 'onnxruntime'))
+
+
+in_both_runtimes = pytest.mark.parametrize('runner', RUNTIMES, indirect=True)
 
 
 @pytest.fixture(scope='module')
@@ -91,6 +95,7 @@ def rewrite_manifest(folder, **changes):
 
 
 @torch.no_grad()
+@in_both_runtimes
 def test_photographs_get_the_same_choices_and_logits(model, runner, photos):
     expected = model.predict_resolution(photos)
     assert expected.tolist() == [0, 1, 2] * 4
@@ -117,6 +122,7 @@ def test_images_of_any_size(model, runner, images, size):
 
 
 @torch.no_grad()
+@in_both_runtimes
 def test_one_image_and_half_precision(model, runner, photos):
     np.testing.assert_allclose(runner(photos[4:5].numpy()), model(photos[4:5]).numpy(), rtol=0, atol=1e-5)
     half = photos.half().float()
@@ -137,7 +143,7 @@ def test_pretrain_stage_runs_at_the_largest(runner, copied, photos):
 
 def test_folders_of_the_first_format_still_run(runner, copied, photos):
     old = json.loads((copied / 'manifest.json').read_text())
-    del old['router'], old['thresholds']
+    del old['router'], old['thresholds'], old['precision']
     old['format_version'] = 1
     old['sha256'] = manifest_digest(old)
     (copied / 'manifest.json').write_text(json.dumps(old))
@@ -145,7 +151,8 @@ def test_folders_of_the_first_format_still_run(runner, copied, photos):
 
 
 @torch.no_grad()
-def test_cascade_climbs(make_cascade, images, tmp_path):
+@pytest.mark.parametrize('runtime', RUNTIMES)
+def test_cascade_climbs(make_cascade, images, tmp_path, runtime):
     model, x = make_cascade(), images(30)
     export_model(model, tmp_path / 'out', timm_drnet.cost_table(model))
     middle, low = model.args.thresholds
@@ -154,8 +161,8 @@ def test_cascade_climbs(make_cascade, images, tmp_path):
         model.args = dataclasses.replace(model.args, thresholds=thresholds)
         rewrite_manifest(tmp_path / 'out', thresholds=thresholds)
         costs = timm_drnet.cost_table(model)
-        runner = OnnxDRNet(tmp_path / 'out', threads=1)
-        runner._branches = [Recorder(session) for session in runner._branches]
+        runner = OnnxDRNet(tmp_path / 'out', threads=1, runtime=runtime)
+        runner._branches = [Recorder(program) for program in runner._branches]
         logits, choice = model.classify(x)
         if stopped is not None:
             assert choice.bincount().tolist() == stopped
@@ -163,8 +170,8 @@ def test_cascade_climbs(make_cascade, images, tmp_path):
         ran = [sum(shape[0] for shape in branch.shapes) for branch in runner._branches]
         assert ran == model.last_counts
         np.testing.assert_allclose(runner(x.numpy()), logits.numpy(), rtol=1e-5, atol=1e-4)
-        rewrite_manifest(tmp_path / 'out', costs=[dataclasses.asdict(row) for row in costs])
-        found = OnnxDRNet(tmp_path / 'out', threads=1).classify(list(x.numpy()))
+        runner.manifest['costs'] = [dataclasses.asdict(row) for row in costs]
+        found = runner.classify(list(x.numpy()))
         assert [item.resolution for item in found] == [model.resolutions[j] for j in choice]
         assert [item.flops for item in found] == [costs[j].total_flops for j in choice]
 
@@ -178,33 +185,32 @@ def test_cascade_without_a_classifier_runs_at_the_largest(make_tiny, images, tmp
     np.testing.assert_allclose(runner(x.numpy()), model.forward_at(x, 0).numpy(), rtol=0, atol=1e-4)
 
 
-def test_threads_share_a_runner(folder, images):
-    shared = OnnxDRNet(folder, micro_batch=2)
+@pytest.mark.parametrize('runtime', RUNTIMES)
+def test_threads_share_a_runner(folder, images, runtime):
+    shared = OnnxDRNet(folder, micro_batch=2, runtime=runtime)
     batches = [images(1 + seed % 5, 50 + seed, seed=seed).numpy() for seed in range(24)]
     choices = [np.arange(len(x)) % 3 for x in batches]
-    alone = [OnnxDRNet(folder, micro_batch=2).forward_at(x, c) for x, c in zip(batches, choices, strict=True)]
+    other = OnnxDRNet(folder, micro_batch=2, runtime=runtime)
+    alone = [other.forward_at(x, c) for x, c in zip(batches, choices, strict=True)]
     with ThreadPoolExecutor(8) as pool:
         together = list(pool.map(shared.forward_at, batches, choices))
     for a, b in zip(alone, together, strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(a, b, rtol=0, atol=2e-6)
 
 
 # How batches are run.
 
 
 class Recorder:
-    """A session that remembers the shapes it was given."""
+    """A program that remembers the shapes it was given."""
 
-    def __init__(self, session):
-        self.session = session
+    def __init__(self, program):
+        self.program = program
         self.shapes = []
 
-    def get_inputs(self):
-        return self.session.get_inputs()
-
-    def run(self, outputs, inputs):
-        self.shapes += [x.shape for x in inputs.values()]
-        return self.session.run(outputs, inputs)
+    def __call__(self, x):
+        self.shapes.append(x.shape)
+        return self.program(x)
 
 
 def test_each_image_runs_once_and_batches_are_cut_evenly(folder, images):
@@ -212,7 +218,7 @@ def test_each_image_runs_once_and_batches_are_cut_evenly(folder, images):
     choice = np.array([0, 2, 2, 2, 0, 2, 2, 2, 2, 2, 2, 0, 0])
     whole = OnnxDRNet(folder, micro_batch=13).forward_at(x, choice)
     cut = OnnxDRNet(folder, micro_batch=4)
-    cut._branches = [Recorder(session) for session in cut._branches]
+    cut._branches = [Recorder(program) for program in cut._branches]
     cut._predictor = Recorder(cut._predictor)
     np.testing.assert_allclose(cut.forward_at(x, choice), whole, rtol=0, atol=1e-6)
     assert [branch.shapes for branch in cut._branches] == [[(4, 3, 64, 64)], [], [(3, 3, 32, 32)] * 3]
@@ -394,9 +400,20 @@ def test_providers_that_do_not_start(folder, images, monkeypatch):
         OnnxDRNet(folder, ['CPUExecutionProvider'])
 
 
-def test_missing_onnxruntime(folder, monkeypatch):
+def test_runtimes_that_are_missing(folder, monkeypatch):
+    with pytest.raises(ValueError, match="Invalid runtime 'tensorrt': use one of 'onnxruntime', 'openvino'"):
+        OnnxDRNet(folder, runtime='tensorrt')
+    with pytest.raises(ValueError, match='Invalid providers: OpenVINO has none'):
+        OnnxDRNet(folder, ['CPUExecutionProvider'], runtime='openvino')
     monkeypatch.setitem(sys.modules, 'onnxruntime', None)
-    with pytest.raises(ImportError, match=r'pip install "timm-drnet\[onnx\]"'):
+    assert OnnxDRNet(folder).runtime == 'openvino'
+    for arguments in ({'runtime': 'onnxruntime'}, {'providers': ['CPUExecutionProvider']}):
+        with pytest.raises(ImportError, match=r'onnxruntime is not installed: pip install "timm-drnet\[onnx\]"'):
+            OnnxDRNet(folder, **arguments)
+    monkeypatch.setitem(sys.modules, 'openvino', None)
+    with pytest.raises(ImportError, match=r'openvino is not installed: pip install "timm-drnet\[openvino\]"'):
+        OnnxDRNet(folder, runtime='openvino')
+    with pytest.raises(ImportError, match=r'pip install "timm-drnet\[onnx\]" or "timm-drnet\[openvino\]", or without'):
         OnnxDRNet(folder)
 
 
@@ -515,6 +532,7 @@ LIES = [
     (flip_byte, r'branch_48\.onnx: not the file that manifest\.json describes.*copy it anew'),
     (truncate, r'branch_64\.onnx: not the file that manifest\.json describes.*copy it anew'),
     (replace_with_garbage, r'predictor\.onnx: ONNX Runtime \S+ cannot load it .*--opset'),
+    (rewrite(['precision'], lambda precision: 'int4'), 'its precision is not'),
 ])
 def test_harmed_folders_are_refused(copied, harm, told):
     harm(copied)
@@ -527,14 +545,14 @@ def test_harmed_folders_are_refused(copied, harm, told):
 
 
 @pytest.mark.parametrize(('module', 'others'), [
-    (pixels, {'PIL', 'numpy'}), (manifest, {'PIL'}),
-    (onnx_runner, {'PIL', 'numpy', 'onnxruntime', 'pixels', 'manifest', '..data', '.manifest'})])
+    (pixels, {'PIL', 'numpy'}), (manifest, {'PIL'}), (runtimes, {'numpy', 'onnxruntime', 'openvino'}),
+    (onnx_runner, {'PIL', 'numpy', 'pixels', 'manifest', 'runtimes', '..data', '.manifest', '.'})])
 def test_what_stands_beside_an_export_imports_little(module, others):
     tree = ast.parse(Path(module.__file__).read_text(encoding='utf-8'))
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     names |= {'.' * node.level + (node.module or '').partition('.')[0] for node in froms}
-    assert names - sys.stdlib_module_names == others
+    assert names - {'importlib.util'} - sys.stdlib_module_names == others
 
 
 def run_alone(script, *arguments, hide):
@@ -562,13 +580,9 @@ def test_it_runs_where_pytorch_cannot_be_imported(folder, model, tmp_path):
         assert item['probabilities'] == pytest.approx(image.probabilities, abs=1e-5)
 
 
-def test_package_imports_without_onnxruntime():
-    code = (
-        "import sys; sys.modules['onnxruntime'] = None; import timm_drnet\n"
-        "try: timm_drnet.OnnxDRNet('.')\n"
-        'except ImportError as error: print(error)')
-    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
-    assert 'pip install "timm-drnet[onnx]"' in done.stdout
+def test_package_imports_without_runtimes():
+    code = "import sys; sys.modules['onnxruntime'] = sys.modules['openvino'] = None; import timm_drnet"
+    subprocess.run([sys.executable, '-c', code], check=True)
 
 
 def test_command_line(runner, folder, capsys):

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 
-from timm_drnet.evaluate.engines import ENGINES, Pieces, prepare_engine
+from timm_drnet.evaluate.engines import ENGINES, Pieces, exports_for, prepare_engine
 
 
 @pytest.fixture(autouse=True)
@@ -17,16 +17,24 @@ def no_compiler(monkeypatch):
     torch.compiler.reset()
 
 
-@pytest.mark.parametrize('name', ENGINES)
-def test_engine_gives_what_the_model_gives(tiny, spread_choices, images, name):
+def test_engines_give_what_the_model_gives(tiny, spread_choices, images):
     x = images(7)
     choice = spread_choices(tiny, x)
-    with torch.inference_mode():
-        engine = prepare_engine(name, tiny, x, threads=1)
-        assert tuple(engine.resolutions) == tiny.resolutions
-        assert torch.equal(engine.predict_resolution(x), choice)
-        for at in (choice, 0, 2):
-            torch.testing.assert_close(engine.forward_at(x, at), tiny.forward_at(x, at), rtol=1e-4, atol=1e-4)
+    before = tiny.forward_at(x, 1)
+    with torch.inference_mode(), exports_for(tiny, x) as exports:
+        for name in ENGINES:
+            gives_what_the_model_gives(prepare_engine(name, tiny, x, 1, exports), name, tiny, x, choice)
+    assert torch.equal(tiny.forward_at(x, 1), before)
+    assert tiny._compiled == {}
+
+
+def gives_what_the_model_gives(engine, name, tiny, x, choice):
+    assert tuple(engine.resolutions) == tiny.resolutions
+    error = {'int8': 0.2, 'bf16': 0.05}.get(name.partition('-')[2], 1e-4)  # of the largest logit
+    assert error > 0.1 or torch.equal(engine.predict_resolution(x), choice)
+    for at in (choice, 0, 2):
+        expected = tiny.forward_at(x, at)
+        torch.testing.assert_close(engine.forward_at(x, at), expected, rtol=0, atol=error * expected.abs().max())
 
 
 @pytest.mark.parametrize('size', [1, 2, 3, 7, 100])
@@ -70,14 +78,5 @@ def test_best_piece_is_the_fastest(images):
 def test_unknown_engine_and_unfit_data_type(tiny, images):
     with pytest.raises(ValueError, match="Unknown engine 'tensorrt': use one of 'eager'"):
         prepare_engine('tensorrt', tiny, images(1))
-    with pytest.raises(ValueError, match='onnxruntime runs here on the CPU in float32'):
+    with pytest.raises(ValueError, match='onnxruntime takes float32 images on the CPU'):
         prepare_engine('onnxruntime', tiny, images(1).bfloat16())
-
-
-def test_model_is_left_alone(tiny, images):
-    x = images(2)
-    before = tiny.forward_at(x, 1)
-    for name in ENGINES:
-        prepare_engine(name, tiny, x)
-    assert torch.equal(tiny.forward_at(x, 1), before)
-    assert tiny._compiled == {}

@@ -1,6 +1,7 @@
 """``timm-drnet bench``: measured speed, beside that of the model's own backbone."""
 
 import argparse
+import contextlib
 import dataclasses
 import importlib.util
 import json
@@ -19,8 +20,10 @@ from ..data.files import find_images
 from ..data.output_folder import check_output_file, staged_file
 from ..data.pixels import UnreadableImageError
 from ..data.reading import image_loader
+from ..deploy.export import ExportError
+from ..deploy.onnx_engine import Exports
 from ..evaluate.bench import Batch, Benchmark, bench, describe_machine, mixed_batches
-from ..evaluate.engines import Engine, prepare_engine
+from ..evaluate.engines import Engine, exports_for, prepare_engine
 from ..evaluate.results import Results
 from ..evaluate.speed_plot import plot_speed
 from .common import load_model, pick_device
@@ -43,25 +46,8 @@ def run(args: argparse.Namespace) -> int:
     model = model.to(device, _DTYPES[args.dtype])
     if args.channels_last:
         model = model.to(memory_format=torch.channels_last)
-    costs = cost_table(model)
     accuracies = _accuracies(args, model) if args.plot else None
-    measured: dict[str, list[Benchmark]] = {name: [] for name in args.engine}
-    for size in args.batch_size:
-        images = _images(args, model, size)
-        batches = mixed_batches(images[0], mix) if not args.data else [
-            Batch(x, model.predict_resolution(x), 1.0) for x in images]
-        total = len(batches) * len(args.engine) * (args.repeats + 1)
-        with tqdm(total=total, desc=f'batch {size}', leave=False, disable=None) as progress:
-            try:
-                found = bench(
-                    {name: partial(_prepare, name, model, images[0], args.threads, progress) for name in args.engine},
-                    batches, costs, args.repeats, model.args.uses_predictor, progress.update,
-                    model.args.thresholds if model.args.router == 'cascade' and model.num_classes else None)
-            except ValueError as error:
-                raise UserError(f'--engine {" ".join(args.engine)}: {error}') from error
-        for name, one in found.items():
-            measured[name].append(one)
-
+    measured = _measure(args, model, mix)
     report = {
         'model': args.model, 'data': args.data, 'mix': None if args.data else mix, 'dtype': args.dtype,
         'channels_last': args.channels_last, 'repeats': args.repeats,
@@ -80,6 +66,33 @@ def run(args: argparse.Namespace) -> int:
         with staged_file(plot) as file:
             plot_speed(measured, accuracies, file, f'{args.model}, {report["machine"]["processor"]}')
     return 0
+
+
+def _measure(args: argparse.Namespace, model: DRNet, mix: tuple[float, ...]) -> dict[str, list[Benchmark]]:
+    """For each engine a measurement for each batch size."""
+    climbs = model.args.router == 'cascade' and model.num_classes > 0
+    measured: dict[str, list[Benchmark]] = {name: [] for name in args.engine}
+    with contextlib.ExitStack() as stack:
+        exports: Exports | None = None
+        for size in args.batch_size:
+            images = _images(args, model, size)
+            exports = exports or stack.enter_context(exports_for(model, images[0]))
+            batches = mixed_batches(images[0], mix) if not args.data else [
+                Batch(x, model.predict_resolution(x), 1.0) for x in images]
+            total = len(batches) * len(args.engine) * (args.repeats + 1)
+            with tqdm(total=total, desc=f'batch {size}', leave=False, disable=None) as progress:
+                engines = {
+                    name: partial(_prepare, name, model, images[0], args.threads, exports, progress)
+                    for name in args.engine}
+                try:
+                    found = bench(
+                        engines, batches, cost_table(model), args.repeats, model.args.uses_predictor, progress.update,
+                        model.args.thresholds if climbs else None)
+                except (ExportError, ImportError, ValueError) as error:
+                    raise UserError(f'--engine {" ".join(args.engine)}: {error}') from error
+            for name, one in found.items():
+                measured[name].append(one)
+    return measured
 
 
 def _check(args: argparse.Namespace) -> tuple[Path | None, Path | None]:
@@ -152,9 +165,16 @@ def _images(args: argparse.Namespace, model: DRNet, size: int) -> list[torch.Ten
         for i in range(0, len(images) - size + 1, size)]
 
 
-def _prepare(name: str, model: DRNet, images: torch.Tensor, threads: int | None, progress: Any) -> Engine:
+def _prepare(
+        name: str,
+        model: DRNet,
+        images: torch.Tensor,
+        threads: int | None,
+        exports: Exports,
+        progress: Any,
+) -> Engine:
     progress.set_postfix_str(f'prepare {name}')  # it may look for the best pieces for a minute
-    engine = prepare_engine(name, model, images, threads)
+    engine = prepare_engine(name, model, images, threads, exports)
     progress.set_postfix_str('')
     return engine
 

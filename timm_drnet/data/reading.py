@@ -1,7 +1,7 @@
 """Reading images as the input of a model."""
 
 import statistics
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -10,6 +10,7 @@ import torch
 from timm.data import create_transform, resolve_data_config
 
 from ..core.drnet import DRNet
+from .files import find_images
 from .pixels import UnreadableImageError, open_image
 
 
@@ -117,3 +118,31 @@ def read_batches(
             batch = []
     if batch:
         yield batch
+
+
+def read_some(
+        paths: Sequence[str | Path],
+        load: Callable[[Path], torch.Tensor],
+        number: int,
+        unreadable: list[Unreadable],
+) -> torch.Tensor:
+    """Read some of the images in files and folders, taken at even distances, to measure a model on.
+
+    Args:
+        paths: Files and folders.
+        load: As `image_loader` returns it.
+        number: The most images to read.
+        unreadable: Files that cannot be read are added to it.
+
+    Returns:
+        Images, (N, C, r, r).
+
+    Raises:
+        FileNotFoundError: If there are no images, or none that can be read.
+    """
+    found = find_images(paths)
+    chosen = [found[i * len(found) // number] for i in range(number)] if len(found) > number else found
+    images = [image for batch in read_batches(chosen, load, number, unreadable) for _, image in batch]
+    if not images:
+        raise FileNotFoundError(f'none of {len(chosen)} images is readable')
+    return torch.stack(images)

@@ -27,15 +27,17 @@ from ..data import pixels
 from ..data.labels import class_labels
 from ..data.output_folder import check_output_folder, staged
 from ..data.reading import data_config
+from .export_card import export_card
 from .exported import load_program
 from .folding import fold_norms
-from .manifest import FORMAT, FORMAT_VERSION, MANIFEST, manifest_digest
+from .manifest import FORMAT, FORMAT_VERSION, MANIFEST, PRECISIONS, manifest_digest
 from .plain_view import plain_view
+from .precision import check_calibration, lower_files
 from .priced_predictor import priced_predictor
 
 FORMATS = ('onnx', 'torch')
 
-_RUNNER = (*map(Path(__file__).with_name, ('onnx_runner.py', 'manifest.py')), Path(pixels.__file__))
+_RUNNER = (*map(Path(__file__).with_name, ('onnx_runner.py', 'manifest.py', 'runtimes.py')), Path(pixels.__file__))
 """What is copied beside the ONNX files; nothing in it imports more than it needs to run them."""
 _SUFFIXES = {'onnx': '.onnx', 'torch': '.pt2'}
 _PACKAGES = ('onnx', 'onnxscript', 'onnxruntime')
@@ -59,6 +61,8 @@ def export_model(
         name: str | None = None,
         license: str | None = None,
         progress: bool = False,
+        precision: str = 'float32',
+        calibrate: torch.Tensor | None = None,
 ) -> dict[str, Any]:
     """Write a folder from which a DRNet runs without its Python code.
 
@@ -79,6 +83,11 @@ def export_model(
         name: Name of the model. Default: the one in its configuration.
         license: Licence of the weights, to be recorded.
         progress: Whether to show a progress bar, if stderr is a terminal.
+        precision: ``float32``; ``bf16`` or ``fp16`` for weights of two bytes, in which OpenVINO computes where the
+            processor can; or ``int8``, see `timm_drnet.deploy.quantization`. All but float32 need format ``onnx``.
+        calibrate: Some hundreds of images like those to come, (N, C, S, S), prepared for the model, without labels: for
+            int8. A quarter of them, at most 100, are held out to measure what is lost; of fewer than 32 none are, and
+            every operator becomes int8.
 
     Returns:
         The content of the manifest.
@@ -89,7 +98,8 @@ def export_model(
         OSError: If the folder cannot be written.
         ValueError: If an argument is out of range.
     """
-    target = check_target(out, format, opset)
+    target = check_target(out, format, opset, precision)
+    check_calibration(precision, calibrate, model.num_classes)
     if labels is None:
         labels = class_labels(model) if model.num_classes else ()
     if len(labels) != model.num_classes:
@@ -101,6 +111,9 @@ def export_model(
         for part in tqdm(parts, desc='export', unit='file', leave=False, disable=None if progress else True):
             get_module, side = parts[part]
             files[part] = _write_part(folder, part, get_module(), (model.in_chans, side, side), format, opset)
+        quantization = None
+        if precision != 'float32':
+            quantization = lower_files(folder, list(files.values()), precision, calibrate)
         manifest = {
             'format': FORMAT,
             'format_version': FORMAT_VERSION,
@@ -110,6 +123,8 @@ def export_model(
             'stage': model.args.stage,
             'router': model.args.router,
             'thresholds': model.args.thresholds,
+            'precision': precision,
+            'quantization': quantization,
             'resolutions': model.resolutions,
             'predictor_size': model.args.predictor_size,
             'in_chans': model.in_chans,
@@ -123,22 +138,43 @@ def export_model(
                 package: importlib.metadata.version(package)
                 for package in ('timm-drnet', 'timm', 'torch', *(_PACKAGES if format == 'onnx' else ()))},
         }
-        manifest = dict(json.loads(json.dumps(manifest)))  # as it will be read: lists instead of tuples
-        manifest['sha256'] = manifest_digest(manifest)
-        (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + '\n', encoding='utf-8')
+        manifest = write_manifest(folder, manifest)
         if format == 'onnx':
             for source in _RUNNER:
                 shutil.copyfile(source, folder / source.name)
     return manifest
 
 
-def check_target(out: str | os.PathLike[str], format: str = 'onnx', opset: int | None = None) -> Path:
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Write the manifest of an export, with its checksum, and the README that tells the same.
+
+    Args:
+        folder: Of the export.
+        manifest: What it records.
+
+    Returns:
+        The manifest as it will be read.
+    """
+    manifest = dict(json.loads(json.dumps(manifest)))  # as it will be read: lists instead of tuples
+    manifest['sha256'] = manifest_digest(manifest)
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + '\n', encoding='utf-8')
+    (folder / 'README.md').write_text(export_card(manifest), encoding='utf-8')
+    return manifest
+
+
+def check_target(
+        out: str | os.PathLike[str],
+        format: str = 'onnx',
+        opset: int | None = None,
+        precision: str = 'float32',
+) -> Path:
     """Check the arguments of `export_model` that can be checked without a model.
 
     Args:
         out: As there.
         format: As there.
         opset: As there.
+        precision: As there.
 
     Returns:
         The absolute path of the folder.
@@ -149,6 +185,10 @@ def check_target(out: str | os.PathLike[str], format: str = 'onnx', opset: int |
     """
     if format not in FORMATS:
         raise ValueError(f'Invalid format {format!r}: use one of {", ".join(map(repr, FORMATS))}.')
+    if precision not in PRECISIONS:
+        raise ValueError(f'Invalid precision {precision!r}: use one of {", ".join(map(repr, PRECISIONS))}.')
+    if format != 'onnx' and precision != 'float32':
+        raise ValueError(f'Invalid precision {precision!r}: use format onnx, or float32.')
     missing = [package for package in _PACKAGES if importlib.util.find_spec(package) is None]
     if format == 'onnx' and missing:
         raise ImportError(f'Exporting to ONNX needs {", ".join(missing)}: pip install "timm-drnet[onnx]"')

@@ -16,10 +16,12 @@ from PIL import Image
 
 FORMAT = 'timm-drnet export'
 FORMAT_VERSION = 2
-"""2 has the router and a cascade's thresholds."""
+"""2 has the router, a cascade's thresholds and the precision."""
 MANIFEST = 'manifest.json'
 
-_BEFORE_VERSION_2 = {'router': 'predictor', 'thresholds': []}
+PRECISIONS = ('float32', 'bf16', 'fp16', 'int8')
+
+_BEFORE_VERSION_2 = {'router': 'predictor', 'thresholds': [], 'precision': 'float32'}
 
 
 class InvalidExportError(Exception):
@@ -140,6 +142,7 @@ _RULES: dict[str, Callable[[Any, dict[str, Any]], bool]] = {
     'thresholds': lambda value, manifest: _is_list(
         value, len(manifest['resolutions']) - 1 if manifest['router'] == 'cascade' else 0,
         lambda threshold: threshold is None or _is_number(threshold)),
+    'precision': lambda value, manifest: value in PRECISIONS,
     'predictor_size': lambda value, manifest: _is_size(value),
     'in_chans': lambda value, manifest: _is_size(value),
     'num_classes': lambda value, manifest: _is_whole(value, 0),

@@ -1,7 +1,7 @@
-"""Run an exported DRNet with ONNX Runtime, NumPy and Pillow alone.
+"""Run an exported DRNet with ONNX Runtime or OpenVINO, NumPy and Pillow alone.
 
 This file is part of timm-drnet, https://www.apache.org/licenses/LICENSE-2.0. ``timm-drnet export`` puts a copy of it
-beside the models that it writes, and one of ``pixels.py``, so it imports nothing else of the package.
+beside the models that it writes, with the three files that it imports.
 
     python onnx_runner.py photo.jpg ...
 
@@ -27,8 +27,10 @@ from PIL import Image
 
 if __package__:
     from ..data.pixels import UnreadableImageError, first_line, ignore_warnings, open_image, printable
+    from . import runtimes
     from .manifest import MANIFEST, InvalidExportError, read_file, read_manifest
 else:  # copied beside an export
+    import runtimes  # type: ignore[import-not-found,no-redef]
     from manifest import (  # type: ignore[import-not-found,no-redef]
         MANIFEST,
         InvalidExportError,
@@ -64,7 +66,7 @@ class Classification:
 
 
 class OnnxDRNet:
-    """A DRNet that runs on ONNX Runtime, with the methods of the PyTorch model on NumPy arrays.
+    """A DRNet that runs on ONNX Runtime or OpenVINO, with the methods of the PyTorch model on NumPy arrays.
 
     Every file is checked before it is used. Threads may share one runner.
 
@@ -75,30 +77,26 @@ class OnnxDRNet:
         threads: CPU threads of one call. Default: ONNX Runtime's own choice, one for each core.
         micro_batch: Most images that a model gets at once; a larger batch is cut into equal parts. Default: 16 on the
             CPU, where larger parts take memory and gain no time; elsewhere batches are not cut.
+        runtime: ``onnxruntime`` or ``openvino``. Default: the one that is installed; of both, ONNX Runtime for float32,
+            and OpenVINO for other precisions, where it is faster.
 
     Raises:
         InvalidExportError: If the folder is no complete, unchanged export, or of a newer format.
-        ImportError: If ONNX Runtime is not installed.
+        ImportError: If the runtime is not installed.
         ValueError: If an argument is out of range.
     """
 
     def __init__(
             self,
             path: str | os.PathLike[str],
-            providers: Sequence[str | tuple[str, dict[str, Any]]] | None = None,
+            providers: Sequence[runtimes.Provider] | None = None,
             threads: int | None = None,
             micro_batch: int | None = None,
+            runtime: str | None = None,
     ) -> None:
         for name, value in (('threads', threads), ('micro_batch', micro_batch)):
             if value is not None and value < 1:
                 raise ValueError(f'Invalid {name} {value}: use at least 1, or None for the default.')
-        runtime = _import_onnxruntime()
-        providers = ['CPUExecutionProvider'] if providers is None else list(providers)
-        names = [provider if isinstance(provider, str) else provider[0] for provider in providers]
-        available = runtime.get_available_providers()
-        if not names or not set(names) <= set(available):  # ONNX Runtime would fall back in silence
-            raise ValueError(f'Invalid providers {names}: this ONNX Runtime has {", ".join(available)}.')
-
         folder = Path(path)
         manifest = read_manifest(folder, 'onnx')
         self.manifest: dict[str, Any] = manifest
@@ -107,32 +105,30 @@ class OnnxDRNet:
         """Candidate sides in pixels, largest first."""
         self.labels: tuple[str, ...] = tuple(manifest['labels'])
         """One for each class."""
-        self._micro_batch = micro_batch or (_MICRO_BATCH if names == ['CPUExecutionProvider'] else None)
+        self.runtime = runtimes.pick_runtime(runtime, manifest['precision'], providers)
+        """What runs it: ``onnxruntime`` or ``openvino``."""
+        if providers is not None:
+            runtimes.check_providers(providers)
+        on_cpu = providers is None or runtimes.provider_names(providers) == ['CPUExecutionProvider']
+        self._micro_batch = micro_batch or (_MICRO_BATCH if on_cpu else None)
 
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads = threads or 0
-        # Each model has threads of its own; those of one that is done would hold cores that the next one needs.
-        options.add_session_config_entry('session.intra_op.allow_spinning', '0')
-
-        def load(entry: dict[str, Any], side: int, outputs: int) -> Any:
+        def load(entry: dict[str, Any], side: int, outputs: int) -> runtimes.Program:
             content = read_file(folder, entry)
             try:
-                session = runtime.InferenceSession(content, options, providers=providers, enable_fallback=0)
+                program = runtimes.load(content, self.runtime, manifest['precision'], threads, providers)
+            except ValueError:
+                raise
             except Exception as error:  # of many types
                 raise InvalidExportError(
-                    f'{folder / entry["name"]}: ONNX Runtime {runtime.__version__} cannot load it'
+                    f'{folder / entry["name"]}: {runtimes.version(self.runtime)} cannot load it'
                     f' ({first_line(error)}); install a newer one, or export the model again with a lower --opset'
                 ) from error
-            if names[0] not in session.get_providers():  # available, but it did not start
-                raise ValueError(
-                    f'Invalid providers {names}: {names[0]} does not start here; see what ONNX Runtime logged.')
-            shapes = [value.shape for value in (*session.get_inputs(), *session.get_outputs())]
             wanted = [manifest['in_chans'], side, side]
-            if len(shapes) != 2 or shapes[0][1:] != wanted or (outputs and shapes[1][1:] != [outputs]):
+            if program.shape[0] != wanted or (outputs and program.shape[1] != [outputs]):
                 raise InvalidExportError(
                     f'{folder / entry["name"]}: not the program that {MANIFEST} describes, which takes {wanted};'
                     ' copy all of the folder, or export the model again')
-            return session
+            return program
 
         self._climbs = manifest['router'] == 'cascade' and manifest['num_classes'] > 0
         files = manifest['files']
@@ -202,8 +198,8 @@ class OnnxDRNet:
                 f'Invalid choice {invalid[0]}: there are {len(self.resolutions)} candidates, counted from 0.')
         rows = [np.flatnonzero(choices == j) for j in range(len(self.resolutions))]
         parts = [
-            self._run(session, x, rows_j, side)
-            for session, rows_j, side in zip(self._branches, rows, self.resolutions, strict=True) if len(rows_j)]
+            self._run(program, x, rows_j, side)
+            for program, rows_j, side in zip(self._branches, rows, self.resolutions, strict=True) if len(rows_j)]
         grouped = np.concatenate(parts)
         logits = np.empty_like(grouped)
         logits[np.concatenate(rows)] = grouped
@@ -309,12 +305,10 @@ class OnnxDRNet:
             rows = rows[~stops]
         return logits, choice
 
-    def _run(self, session: Any, x: Array, rows: NDArray[np.integer[Any]], side: int) -> Array:
+    def _run(self, program: runtimes.Program, x: Array, rows: NDArray[np.integer[Any]], side: int) -> Array:
         """Some of the images through one model: resized and run part by part."""
         parts = -(-len(rows) // (self._micro_batch or len(rows)))
-        name = session.get_inputs()[0].name
-        return np.concatenate([
-            session.run(None, {name: resize(x[part], side)})[0] for part in np.array_split(rows, parts)])
+        return np.concatenate([program(resize(x[part], side)) for part in np.array_split(rows, parts)])
 
     def _check_images(self, x: Array) -> Array:
         x = np.asarray(x)
@@ -404,17 +398,6 @@ def _margin(length: int, side: int) -> int:
     return round((length - side) / 2) if length >= side else -((side - length) // 2)
 
 
-def _import_onnxruntime() -> Any:
-    """Here and not above, so that the package can be imported without it."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ImportError(
-            'OnnxDRNet needs ONNX Runtime: pip install "timm-drnet[onnx]", or without PyTorch: pip install onnxruntime'
-        ) from error
-    return onnxruntime
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Classify image files from the command line.
 
@@ -432,12 +415,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     add('--topk', metavar='K', type=int, default=1, help='labels per image (%(default)s)')
     add('--batch-size', metavar='N', type=int, default=32, help='images that are routed together (%(default)s)')
     add('--threads', metavar='N', type=int, help='CPU threads (one for each core)')
+    add('--runtime', choices=runtimes.RUNTIMES, help='what runs it (the one that is installed)')
     add('--provider', metavar='NAME', action='append', help='an ONNX Runtime execution provider (CPUExecutionProvider)')
     add('--json', action='store_true', help='print JSON')
     args = parser.parse_args(argv)
     ignore_warnings()
     try:
-        model = OnnxDRNet(args.folder, args.provider, args.threads)
+        model = OnnxDRNet(args.folder, args.provider, args.threads, runtime=args.runtime)
         found, unreadable = _classify_files(model, args.images, args.topk, args.batch_size)
     except (InvalidExportError, ImportError, ValueError) as error:
         print(f'{parser.prog}: {error}', file=sys.stderr)

@@ -4,8 +4,8 @@ A large batch has activations beyond the processor's caches, and runs faster in 
 side may cut its batch flatters that side.
 """
 
+import contextlib
 import copy
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -17,19 +17,22 @@ from ..core.drnet import DRNet
 from ..core.routing import route
 from ..cost.flops import cost_table
 from ..deploy.deployed import deploy
-from ..deploy.export import export_model
-from ..deploy.onnx_runner import OnnxDRNet
+from ..deploy.onnx_engine import ONNX_ENGINES, Exports, OnnxEngine
 
-ENGINES = ('eager', 'deployed', 'compile', 'onnxruntime')
+ENGINES = ('eager', 'deployed', 'compile', *ONNX_ENGINES)
 
+_CALIBRATION = 16
+"""Images that int8 is calibrated with: too few to hold some out, so every operator is in int8. Times are the same for
+any ranges, and noise has no answers to keep."""
 _PIECES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class Engine(Protocol):
     """A DRNet that is ready to run."""
 
-    resolutions: tuple[int, ...]
-    """Candidate sides in pixels, largest first."""
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        """Candidate sides in pixels, largest first."""
 
     def predict_resolution(self, x: torch.Tensor) -> torch.Tensor:
         """Choices, (B,) int64, of images, (B, C, S, S)."""
@@ -43,6 +46,7 @@ def prepare_engine(
         model: DRNet,
         batch: torch.Tensor,
         threads: int | None = None,
+        exports: Exports | None = None,
 ) -> Engine:
     """Make a DRNet ready to run.
 
@@ -50,12 +54,14 @@ def prepare_engine(
         name: One of `ENGINES`.
         model: The model in eval mode, on the device and in the data type to run in. It is not changed.
         batch: The images to expect, (B, C, S, S): pieces are as large as serves batches of that size.
-        threads: Threads of ONNX Runtime; the other engines have PyTorch's.
+        threads: Threads of ONNX Runtime and OpenVINO; the other engines have PyTorch's.
+        exports: Of the model, to be shared among engines; None to export it for this one alone.
 
     Returns:
         The engine.
 
     Raises:
+        ImportError: If what runs the engine is not installed.
         ValueError: If there is no such engine, or it cannot run on the model's device or in its data type.
     """
     if name == 'eager':
@@ -66,11 +72,19 @@ def prepare_engine(
         return Pieces(compiled, batch)
     if name == 'deployed':
         return deploy(model)
-    if name == 'onnxruntime':
+    if name in ONNX_ENGINES:
         if batch.device.type != 'cpu' or batch.dtype != torch.float32:
-            raise ValueError('The engine onnxruntime runs here on the CPU in float32: give other engines.')
-        return _OnnxEngine(model, threads)
+            raise ValueError(f'The engine {name} takes float32 images on the CPU: give other engines.')
+        with contextlib.ExitStack() as stack:
+            exports = exports or stack.enter_context(exports_for(model, batch))
+            uncut = OnnxEngine(exports.folder(name), model, name, threads, len(batch))
+        return Pieces(uncut, batch)
     raise ValueError(f'Unknown engine {name!r}: use one of {", ".join(map(repr, ENGINES))}.')
+
+
+def exports_for(model: DRNet, batch: torch.Tensor) -> Exports:
+    """What the engines of ONNX Runtime and OpenVINO run, of a model and the images to expect, (B, C, S, S)."""
+    return Exports(model, cost_table(model), batch[:_CALIBRATION])
 
 
 class Pieces:
@@ -81,7 +95,7 @@ class Pieces:
         batch: The images to find the best pieces with, (B, C, S, S).
     """
 
-    def __init__(self, model: DRNet, batch: torch.Tensor) -> None:
+    def __init__(self, model: Engine, batch: torch.Tensor) -> None:
         self.model = model
         self.resolutions = model.resolutions
         self.predictor_piece = _best_piece(model.predict_resolution, batch)
@@ -97,23 +111,6 @@ class Pieces:
         if isinstance(choice, int):
             return torch.cat([self.model.forward_at(part, choice) for part in _cut(x, self.pieces[choice])])
         return route(x, choice, len(self.resolutions), lambda j, part: self.forward_at(part, j))[0]
-
-
-class _OnnxEngine:
-    """The exported model in ONNX Runtime, which cuts batches by itself."""
-
-    def __init__(self, model: DRNet, threads: int | None) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            export_model(model, f'{folder}/export', cost_table(model))
-            self.runner = OnnxDRNet(f'{folder}/export', threads=threads)
-        self.resolutions = model.resolutions
-
-    def predict_resolution(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(self.runner.predict_resolution(x.numpy()))
-
-    def forward_at(self, x: torch.Tensor, choice: int | torch.Tensor) -> torch.Tensor:
-        at = choice if isinstance(choice, int) else choice.numpy()
-        return torch.from_numpy(self.runner.forward_at(x.numpy(), at))
 
 
 def _best_piece(run: Callable[[torch.Tensor], object], batch: torch.Tensor, rounds: int = 2) -> int:
