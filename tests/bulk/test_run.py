@@ -13,6 +13,7 @@ import torch
 import timm_drnet
 from timm_drnet.bulk.run import classify_bulk
 from timm_drnet.data.reading import image_loader
+from timm_drnet.deploy.onnx_runner import OnnxDRNet
 from timm_drnet.evaluate.prediction import predict_images
 
 PHOTOS = sorted((Path(__file__).parents[2] / 'examples' / 'photos').glob('*.jpg'))
@@ -81,6 +82,28 @@ def test_rows_are_those_of_predict_images(out, inputs, expected):
         assert row['probability'] == row['top_probabilities'][0]
         assert row['resolution'] == image.resolution
         assert row['gflops'] == pytest.approx(image.flops / 1e9)
+
+
+def test_engine_is_kept_for_the_run_that_completes_it(model, inputs, ray_here, tmp_path):
+    arguments = {'labels': LABELS, 'shard_size': 10, 'workers': 1, 'engine': 'openvino-int8'}
+    report = classify_bulk(model, inputs[:1], tmp_path / 'out', **arguments)
+    assert report.new_images == 13
+    runner = OnnxDRNet(tmp_path / 'out' / '_engine', runtime='openvino')
+    assert runner.manifest['quantization'] == {'images': 12, 'held_out': 0}  # all that are readable
+    found = runner.classify(PHOTOS)
+    rows = [row for row in pq.read_table(tmp_path / 'out').to_pylist() if row['error'] is None]
+    assert [row['resolution'] for row in rows] == [one.resolution for one in found]
+    assert [row['probability'] for row in rows] == pytest.approx([one.probabilities[0] for one in found], abs=1e-5)
+    (tmp_path / 'out' / 'shard-00001.parquet').unlink()
+    before = (tmp_path / 'out' / '_engine' / 'manifest.json').stat()
+    assert classify_bulk(model, inputs[:1], tmp_path / 'out', **arguments).new_images == 3
+    assert (tmp_path / 'out' / '_engine' / 'manifest.json').stat() == before
+    with pytest.raises(ValueError, match='other precision'):
+        classify_bulk(model, inputs[:1], tmp_path / 'out', **{**arguments, 'engine': 'deployed'})
+    for changes, told in (({'engine': 'tensorrt'}, "Invalid engine 'tensorrt': use one of 'deployed', 'onnxruntime'"),
+                          ({'num_gpus': 1}, 'Invalid num_gpus 1: the engine openvino-int8 runs on CPUs')):
+        with pytest.raises(ValueError, match=told):
+            classify_bulk(model, inputs[:1], tmp_path / 'out', **{**arguments, **changes})
 
 
 def test_report(out, inputs, expected):

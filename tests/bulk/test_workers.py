@@ -28,7 +28,7 @@ def events(monkeypatch, tiny):
     import ray
 
     events = []
-    monkeypatch.setattr('timm_drnet.bulk.workers.deploy', lambda model: model)  # it would measure for seconds
+    monkeypatch.setattr('timm_drnet.bulk.engine.deploy', lambda model: model)  # it would measure for seconds
     monkeypatch.setattr(ray, 'get', lambda x: x)
 
     def loader(model, normalize=True):
@@ -56,7 +56,7 @@ def work(tiny, events):
 
     def work(kind, threads, starts):
         if kind == 'classify':
-            worker = ClassifyingWorker(tiny, Actor(events), 'image', 1, 2, threads, 'cpu')
+            worker = ClassifyingWorker(tiny, ('deployed', None), Actor(events), 'image', 1, 2, threads, 'cpu')
         else:
             worker = DecodingWorker(tiny, Actor(events), 'image', threads)
         units = pa.Table.from_pylist([
@@ -88,7 +88,7 @@ def test_worker_tells_why_it_does_not_start(work, events, monkeypatch):
     def fail(model):
         raise torch.OutOfMemoryError('out of memory\nby far')
 
-    monkeypatch.setattr('timm_drnet.bulk.workers.deploy', fail)
+    monkeypatch.setattr('timm_drnet.bulk.engine.deploy', fail)
     with pytest.raises(torch.OutOfMemoryError):
         work('classify', 1, (6,))
     assert events == [

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import timm_drnet
+from timm_drnet.bulk.engine import ENGINES as BULK_ENGINES
 from timm_drnet.cli import main, parsers
 from timm_drnet.cli.arguments import DEFAULT_MODEL
 from timm_drnet.cli.bench import _DTYPES
@@ -52,7 +53,7 @@ def test_every_command_has_its_module():
 def test_constants_are_those_of_the_modules_that_are_not_imported():
     assert timm_drnet.DEFAULT_MODEL == DEFAULT_MODEL
     assert (ENGINES, FORMATS, tuple(_DTYPES)) == (parsers.ENGINES, parsers.EXPORT_FORMATS, parsers.DTYPES)
-    assert PRECISIONS == parsers.PRECISIONS
+    assert (PRECISIONS, BULK_ENGINES) == (parsers.PRECISIONS, parsers.BULK_ENGINES)
 
 
 @pytest.mark.parametrize(('command', 'arguments', 'told'), [

@@ -33,6 +33,7 @@ _MEANINGS = {
     'architecture': 'model architecture',
     'model': 'model settings',
     'labels': 'labels',
+    'precision': 'precision',
     'topk': 'topk',
     'shard_size': 'shard size',
     'images': 'number of images',
@@ -50,6 +51,7 @@ def make_manifest(
         shard_size: int,
         image_column: str = 'image',
         carried: Any = None,
+        precision: str = 'float32',
 ) -> dict[str, Any]:
     """Everything that the contents of the shards depend on, but for the last digits of probabilities.
 
@@ -63,6 +65,7 @@ def make_manifest(
         shard_size: Images in a shard.
         image_column: Column of Parquet files that holds the images.
         carried: A pyarrow.Schema of the columns that are carried over from the input.
+        precision: Of the engine.
 
     Returns:
         What becomes the manifest.
@@ -81,6 +84,7 @@ def make_manifest(
         'architecture': _architecture(model),
         'model': settings,
         'labels': hashlib.sha256('\n'.join(labels).encode()).hexdigest(),
+        'precision': precision,
         'topk': topk,
         'shard_size': shard_size,
         'images': len(listing),

@@ -21,10 +21,10 @@ from ..cost.flops import cost_table
 from ..data.labels import labels_for
 from ..data.pixels import first_line
 from ..data.reading import image_loader
-from ..deploy.deployed import deploy
 from .assembly import COLUMNS, Assembly, Meaning
 from .attempts import Attempts
 from .cluster import Plan, import_ray, plan_workers, ray_cluster
+from .engine import check_engine, engine_files
 from .listing import Listing, list_inputs
 from .manifest import make_manifest, output_of
 from .progress import Progress
@@ -52,6 +52,7 @@ def classify_bulk(
         address: str | None = None,
         progress: bool = False,
         columns: Sequence[str] | None = None,
+        engine: str = 'deployed',
 ) -> BulkReport:
     """Classify any number of images into a folder of Parquet files, by several processes or machines.
 
@@ -79,12 +80,15 @@ def classify_bulk(
         address: Of a Ray cluster to join. None for this machine alone.
         progress: Whether to show on stderr how far the run is: a bar on a terminal, else a line now and then.
         columns: Columns of Parquet files that are carried over into the output; None for all but the images.
+        engine: What runs the model: ``deployed``, or one of ONNX Runtime and OpenVINO on CPUs, `ENGINES` of
+            `timm_drnet.bulk.engine`. int8 is calibrated with some of the images.
 
     Returns:
         What the shards say in all.
 
     Raises:
-        ImportError: If Ray Data, or what reads an address, is not installed.
+        ExportError: If the model does not export for the engine.
+        ImportError: If Ray Data, what runs the engine, or what reads an address, is not installed.
         FileNotFoundError: If an input names no image.
         OSError: If an input cannot be read, or a shard not be written.
         ValueError: If an argument is out of range, a column cannot be carried over, the output is not one of these
@@ -103,25 +107,29 @@ def classify_bulk(
     topk = min(topk, model.num_classes)
     output = _check_output(inputs, output)
     image_loader(model)  # these raise here what would be raised in a worker
-    deploy(model, micro_batch=0)
+    precision = check_engine(engine, model, num_gpus)
+    if engine != 'deployed':
+        num_gpus = 0
     listing = list_inputs(inputs, image_column)
     carried = carried_columns(listing.schemas(), image_column, columns, COLUMNS)
-    manifest = make_manifest(model, listing, labels, topk, shard_size, image_column, carried)
+    manifest = make_manifest(model, listing, labels, topk, shard_size, image_column, carried, precision)
     with output_of(manifest, output) as folder:
         shards = ShardFolder(folder, len(listing), shard_size)
         missing = shards.missing()
         if not missing:
             return report_on(shards, model.resolutions, [], 0.0, 0.0, 0)
+        files = engine_files(engine, model, folder, listing, image_column)
         gflops = [row.total_flops / 1e9 for row in cost_table(model)]
         meaning = Meaning(labels, model.resolutions, gflops, topk)
         assembly = Assembly(shards, listing, meaning, carried)
         started = time.time()  # as the workers tell the time
-        with ray_cluster(address, None if _pixels_move(num_gpus, decoders) else 2 * _size(model)):
+        with ray_cluster(address, None if _pixels_move(num_gpus, decoders) else 2 * _size(model, files)):
             available = ray.cluster_resources()
             plan = plan_workers(available.get('CPU', 0), available.get('GPU', 0), workers, num_gpus, decoders)
             units = list(_units(listing, shards, missing, plan, batch_size))
             attempts = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Attempts).remote()
-            answers = _answers(ray, model, units, attempts, plan, image_column, topk, batch_size)
+            answers = _answers(
+                ray, (engine, model, files), units, attempts, plan, image_column, topk, batch_size)
             _write(answers, assembly, shards, missing, progress)
             ended = time.time()
             dead = ray.get(attempts.repeated.remote())
@@ -150,8 +158,9 @@ def _pixels_move(num_gpus: float | None, decoders: int | None) -> bool:
     return torch.cuda.is_available() if num_gpus is None else num_gpus > 0
 
 
-def _size(model: DRNet) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
+def _size(model: DRNet, files: dict[str, bytes] | None) -> int:
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
+    return weights + sum(map(len, (files or {}).values()))
 
 
 def _units(
@@ -173,7 +182,7 @@ def _units(
 
 def _answers(
         ray: Any,
-        model: DRNet,
+        engine: tuple[str, DRNet, dict[str, bytes] | None],
         units: Sequence[dict[str, Any]],
         attempts: Any,
         plan: Plan,
@@ -186,7 +195,8 @@ def _answers(
     Ray Data starts a worker anew that has died, and gives it its work again, as often as it takes.
     """
     logging.getLogger('ray.data').setLevel(logging.CRITICAL)  # errors are raised, and told once
-    reference = ray.put(copy.deepcopy(model).cpu())
+    name, model, files = engine
+    reference, program = ray.put(copy.deepcopy(model).cpu()), ray.put((name, files))
     dataset = ray.data.from_items(units, override_num_blocks=len(units))
     dataset.context.enable_progress_bars = False  # there is one for the whole run
     dataset.context.print_on_execution_start = False
@@ -200,7 +210,8 @@ def _answers(
         work = {'batch_size': _BATCHES * batch_size, 'batch_format': 'numpy'}
     device = 'cuda' if plan.num_gpus else 'cpu'
     dataset = dataset.map_batches(
-        worker, fn_constructor_args=(reference, attempts, image_column, topk, batch_size, plan.threads, device),
+        worker,
+        fn_constructor_args=(reference, program, attempts, image_column, topk, batch_size, plan.threads, device),
         num_cpus=plan.num_cpus, num_gpus=plan.num_gpus, compute=ray.data.ActorPoolStrategy(size=plan.workers),
         **work)
     try:

@@ -14,8 +14,8 @@ import torch
 from ..core.drnet import DRNet
 from ..data.pixels import first_line, ignore_warnings
 from ..data.reading import image_loader, normalizer
-from ..deploy.deployed import deploy
 from .decoding import Decoder
+from .engine import start_engine
 from .grouping import classify_grouped
 from .listing import Location
 
@@ -82,10 +82,11 @@ class DecodingWorker:
 
 
 class ClassifyingWorker:
-    """Holds one deployed model and classifies images.
+    """Holds one model that is ready to run and classifies images.
 
     Args:
         model: A reference to the model in Ray's object store.
+        engine: A reference to the engine's name and files, see `engine_files`.
         attempts: The actor that counts them, see `Attempts`.
         column: Column of Parquet files that holds the images.
         topk: Labels for each image.
@@ -99,6 +100,7 @@ class ClassifyingWorker:
     def __init__(
             self,
             model: Any,
+            engine: Any,
             attempts: Any,
             column: str,
             topk: int,
@@ -114,7 +116,8 @@ class ClassifyingWorker:
             original: DRNet = ray.get(model)
             self._decode = Decoder(image_loader(original), column, threads)
             self._normalize = normalizer(original, device) if self._takes_pixels else None
-            self._model = deploy(original.to(device).eval())
+            name, files = ray.get(engine)
+            self._model = start_engine(name, original, files, threads, device)
         self._attempts = attempts
         self._topk, self._batch_size, self._device = topk, batch_size, device
         self._began = 0.0

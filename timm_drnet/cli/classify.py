@@ -12,6 +12,7 @@ from ..bulk.report import BulkReport
 from ..bulk.run import classify_bulk
 from ..core.drnet import DRNet
 from ..cost.flops import cost_table
+from ..deploy.export import ExportError
 from .common import load_model, read_labels
 from .output import UserError, show, tell
 
@@ -31,10 +32,11 @@ def run(args: argparse.Namespace) -> int:
         with open(os.devnull, 'w') as nowhere, contextlib.redirect_stdout(nowhere):
             report = classify_bulk(
                 model, args.inputs, args.output, labels, args.topk, args.image_column, args.batch_size, args.shard_size,
-                args.workers, args.num_gpus, args.decoders, args.address, progress=True, columns=args.columns)
+                args.workers, args.num_gpus, args.decoders, args.address, progress=True, columns=args.columns,
+                engine=args.engine)
     except OSError as error:
         raise UserError(f'{error.filename}: {error.strerror}' if error.filename else str(error)) from error
-    except (ImportError, ValueError, RuntimeError) as error:
+    except (ExportError, ImportError, ValueError, RuntimeError) as error:
         raise UserError(str(error)) from error
     if report.skipped_shards:
         tell('classify', f'skipped {report.skipped_shards} of {report.shards} shards, which were there')

@@ -25,6 +25,7 @@ from .arguments import (
 # As the modules have them that do the work, whose import takes seconds.
 ENGINES = (
     'eager', 'deployed', 'compile', 'onnxruntime', 'onnxruntime-int8', 'openvino', 'openvino-bf16', 'openvino-int8')
+BULK_ENGINES = ('deployed', *ENGINES[3:])
 EXPORT_FORMATS = ('onnx', 'torch')
 PRECISIONS = ('float32', 'bf16', 'fp16', 'int8')
 DTYPES = ('float32', 'bfloat16')
@@ -84,6 +85,9 @@ def _classify(commands: Subparsers) -> None:
     add('-b', '--batch-size', metavar='N', type=positive_int, default=32, help='images in a batch (%(default)s)')
     add('--shard-size', metavar='N', type=positive_int, default=10_000,
         help='images in a file of the output (%(default)s)')
+    add('--engine', choices=BULK_ENGINES, default='deployed',
+        help='what runs the model: PyTorch, or ONNX Runtime or OpenVINO on CPUs (%(default)s); int8 is calibrated with'
+             ' some of the images')
     add('-j', '--workers', metavar='N', type=positive_int,
         help='processes that classify (one for each core, or for each accelerator)')
     add('--num-gpus', metavar='N', type=non_negative_float,
