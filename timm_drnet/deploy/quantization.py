@@ -25,6 +25,8 @@ _TYPES = (*_WEIGHED, 'Clip', 'Relu', 'MaxPool', 'GlobalAveragePool', 'Concat')
 _NEGLIGIBLE = 0.001
 """Nats that an operator alone may lose on average."""
 _MOST_IN_FLOAT = 8
+_TO_RANK = 32
+"""Images on which operators are looked at one by one."""
 _BATCH = 16
 
 
@@ -60,18 +62,19 @@ def quantize(content: bytes, images: Array, held_out: Array, scratch: Path) -> Q
         return Quantized(everything, (), None, None)
     expected = _outputs(content, held_out)
 
-    def loss(program: bytes) -> float:
-        return _divergence(_outputs(program, held_out), expected)
+    def loss(program: bytes, images: int = len(held_out)) -> float:
+        return _divergence(_outputs(program, held_out[:images]), expected[:images])
 
     best, least, kept = everything, loss(everything), ()
     if least > _NEGLIGIBLE:
-        alone = {name: loss(quantizer.build(only=[name])) for name in quantizer.operators}
+        alone = {name: loss(quantizer.build(only=[name]), _TO_RANK) for name in quantizer.operators}
         losing = sorted((name for name in alone if alone[name] > _NEGLIGIBLE), key=lambda name: -alone[name])
         for n in range(1, min(len(losing), _MOST_IN_FLOAT) + 1):
             # How runtimes fuse what is left can make it worse than before, so each is measured.
             program = quantizer.build(without=losing[:n])
-            if loss(program) < least:
-                best, least, kept = program, loss(program), tuple(losing[:n])
+            now = loss(program)
+            if now < least:
+                best, least, kept = program, now, tuple(losing[:n])
     agreement = float((_outputs(best, held_out).argmax(axis=1) == expected.argmax(axis=1)).mean())
     return Quantized(best, kept, least, agreement)
 

@@ -46,8 +46,9 @@ class Timing:
     """``dynamic``, ``held at N px`` or ``all branches``."""
     milliseconds: float
     """Average over the batches of the median over the repeats."""
-    p50: float
+    p10: float
     """Percentiles over all repeats."""
+    p50: float
     p90: float
     p99: float
     images_per_second: float
@@ -161,9 +162,9 @@ def bench(
         first = first or average[_DYNAMIC]
         timings = []
         for way, count in zip(memory[name], flops, strict=True):
-            p50, p90, p99 = _percentiles(times[way], weights)
+            p10, p50, p90, p99 = _percentiles(times[way], weights)
             timings.append(Timing(
-                way, 1e3 * average[way], 1e3 * p50, 1e3 * p90, 1e3 * p99, size / average[way],
+                way, 1e3 * average[way], 1e3 * p10, 1e3 * p50, 1e3 * p90, 1e3 * p99, size / average[way],
                 count / costs[0].backbone_flops, average[way] / average[_held_at(costs[0])], memory[name][way]))
         measured[name] = Benchmark(
             size, shares, tuple(timings), average[_ROUTING] / average[_DYNAMIC], first / average[_DYNAMIC])
@@ -274,7 +275,7 @@ def _percentiles(seconds: Sequence[Sequence[float]], weights: Sequence[float]) -
     """Percentiles of times, each of which counts as much as its batch does."""
     weighted = sorted((t, w / len(times)) for times, w in zip(seconds, weights, strict=True) for t in times)
     below = list(accumulate(w for _, w in weighted))
-    return tuple(weighted[bisect_left(below, wanted * below[-1] - 1e-9)][0] for wanted in (0.5, 0.9, 0.99))
+    return tuple(weighted[bisect_left(below, wanted * below[-1] - 1e-9)][0] for wanted in (0.1, 0.5, 0.9, 0.99))
 
 
 def _average(values: Sequence[float], weights: Sequence[float]) -> float:
