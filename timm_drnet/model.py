@@ -161,7 +161,12 @@ class DRNet(core.drnet.DRNet):
         """
         return set_budget(self, target, batches)
 
-    def deploy(self, micro_batch: int | None = None, share_weights: bool = False) -> DeployedDRNet:
+    def deploy(
+            self,
+            micro_batch: int | None = None,
+            share_weights: bool = False,
+            dtype: torch.dtype | None = None,
+    ) -> DeployedDRNet:
         """Make an inference model with the same results, in less time and more memory.
 
         The norms of each branch are folded into convolutions of its own, and batches are cut into pieces that fit the
@@ -172,6 +177,8 @@ class DRNet(core.drnet.DRNet):
                 device, which takes a few seconds.
             share_weights: Whether the branches share their convolutions and keep their norms, as scale and shift of
                 each channel: this takes hardly more memory than the model, and more time.
+            dtype: To compute in, such as ``torch.bfloat16``, twice as fast on processors that have it; images and
+                logits keep their own. None for that of the model.
 
         Returns:
             The inference model, with ``predict_resolution``, ``forward_at`` and ``branch``, on the same device.
@@ -180,7 +187,7 @@ class DRNet(core.drnet.DRNet):
             ValueError: If an argument is out of range, or the backbone cannot be traced by torch.fx.
             RuntimeError: If folding would change the results of the backbone.
         """
-        return deploy(self, micro_batch, share_weights)
+        return deploy(self, micro_batch, share_weights, dtype)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile predictor and branches in place; routing stays eager.

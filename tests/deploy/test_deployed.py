@@ -193,6 +193,20 @@ def test_data_types(tiny, images):
     torch.testing.assert_close(back.float(), expected, rtol=1e-4, atol=1e-4)
 
 
+@torch.no_grad()
+def test_computes_in_another_type(make_cascade, images):
+    model, x = make_cascade(), images(30)
+    deployed = model.deploy(micro_batch=0, dtype=torch.bfloat16)
+    assert {p.dtype for p in deployed.parameters()} == {torch.bfloat16}
+    logits, choice = deployed.classify(x)
+    assert logits.dtype == torch.float32
+    exact = model.forward_at(x, choice)
+    assert 0 < (logits - exact).abs().max() < 4 * torch.finfo(torch.bfloat16).eps * exact.abs().max()
+    assert (choice == model.predict_resolution(x)).float().mean() >= 0.8
+    with pytest.raises(ValueError, match=r'Invalid dtype torch\.int8: use torch\.bfloat16'):
+        model.deploy(dtype=torch.int8)
+
+
 def test_pretrain_stage_runs_the_largest(make_tiny, shake, images):
     model = shake(make_tiny(stage='pretrain')).eval()
     deployed = model.deploy(micro_batch=0)

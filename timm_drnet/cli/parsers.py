@@ -24,8 +24,9 @@ from .arguments import (
 
 # As the modules have them that do the work, whose import takes seconds.
 ENGINES = (
-    'eager', 'deployed', 'compile', 'onnxruntime', 'onnxruntime-int8', 'openvino', 'openvino-bf16', 'openvino-int8')
-BULK_ENGINES = ('deployed', *ENGINES[3:])
+    'eager', 'deployed', 'deployed-bf16', 'compile', 'onnxruntime', 'onnxruntime-int8', 'openvino', 'openvino-bf16',
+    'openvino-int8')
+BULK_ENGINES = ('deployed', *ENGINES[4:])
 EXPORT_FORMATS = ('onnx', 'torch')
 PRECISIONS = ('float32', 'bf16', 'fp16', 'int8')
 DTYPES = ('float32', 'bfloat16')

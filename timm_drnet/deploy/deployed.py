@@ -35,8 +35,9 @@ _FILLING = 64  # images that keep an accelerator busy: with a few, the time is w
 class DeployedDRNet(nn.Module):
     """A DRNet for inference, made by ``model.deploy()``; it can be neither trained nor changed.
 
-    It never records gradients, and its results are ordinary tensors. Any number of threads can use it. After a move to
-    another device or data type it looks for the cuts anew; for another number of threads, call `calibrate`.
+    It never records gradients, and its results are ordinary tensors, of the images' data type. Any number of threads
+    can use it. After a move to another device or data type it looks for the cuts anew; for another number of threads,
+    call `calibrate`.
 
     Args:
         predictor: From (B, C, S, S) to (B, M) scores; None for a cascade.
@@ -217,7 +218,8 @@ class DeployedDRNet(nn.Module):
         """What the predictor says of images, (B, in_chans, S, S), with the dial inside: (B, M)."""
         assert self.predictor is not None
         pieces = _pieces(x, self.predictor_micro_batch)
-        return torch.cat([self.predictor(resize(piece, self.args.predictor_size)) for piece in pieces])
+        size, dtype = self.args.predictor_size, self._weight().dtype
+        return torch.cat([self.predictor(resize(piece, size).to(dtype)) for piece in pieces]).to(x.dtype)
 
     def _predict(self, x: torch.Tensor) -> torch.Tensor:
         scores = self.predictor_scores(x)
@@ -226,11 +228,12 @@ class DeployedDRNet(nn.Module):
     def _run(self, index: int, x: torch.Tensor, images: torch.Tensor | None = None) -> torch.Tensor:
         """Some images, or all, at one candidate resolution; each piece is taken together only when its turn comes."""
         branch, size, cut = self.branches[index], self.resolutions[index], self.micro_batch[index]
+        dtype = self._weight().dtype
         if images is None or len(images) == len(x):
-            outputs = [branch(resize(piece, size)) for piece in _pieces(x, cut)]
+            outputs = [branch(resize(piece, size).to(dtype)) for piece in _pieces(x, cut)]
         else:
-            outputs = [branch(resize(x[piece], size)) for piece in _pieces(images, cut)]
-        return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
+            outputs = [branch(resize(x[piece], size).to(dtype)) for piece in _pieces(images, cut)]
+        return (torch.cat(outputs) if len(outputs) > 1 else outputs[0]).to(x.dtype)
 
     def _route(self, x: torch.Tensor, choice: torch.Tensor) -> torch.Tensor:
         # What is routed is the images' numbers.
@@ -260,8 +263,15 @@ class DeployedDRNet(nn.Module):
 
 
 @torch.no_grad()
-def deploy(model: DRNet, micro_batch: int | None = None, share_weights: bool = False) -> DeployedDRNet:
+def deploy(
+        model: DRNet,
+        micro_batch: int | None = None,
+        share_weights: bool = False,
+        dtype: torch.dtype | None = None,
+) -> DeployedDRNet:
     """Make the inference model of a DRNet; see `timm_drnet.DRNet.deploy`."""
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ValueError(f'Invalid dtype {dtype}: use torch.bfloat16, another type of floating point, or None.')
     if micro_batch is not None and (type(micro_batch) is not int or micro_batch < 0):
         raise ValueError(
             f'Invalid micro_batch {micro_batch}: use a number of images, 0 for any number, or None to measure it.')
@@ -271,7 +281,7 @@ def deploy(model: DRNet, micro_batch: int | None = None, share_weights: bool = F
     with torch.autocast(weight.device.type, enabled=False), torch.autocast('cpu', enabled=False):
         # In half precision, or in TensorFloat-32 on a card, nothing could be told from a comparison.
         deployed = _fold(_exact(model), share_weights)
-        deployed.to(weight.device, weight.dtype)
+        deployed.to(weight.device, dtype or weight.dtype)
         if micro_batch is None:
             deployed.calibrate()
         else:

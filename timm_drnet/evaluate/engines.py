@@ -19,7 +19,7 @@ from ..cost.flops import cost_table
 from ..deploy.deployed import deploy
 from ..deploy.onnx_engine import ONNX_ENGINES, Exports, OnnxEngine
 
-ENGINES = ('eager', 'deployed', 'compile', *ONNX_ENGINES)
+ENGINES = ('eager', 'deployed', 'deployed-bf16', 'compile', *ONNX_ENGINES)
 
 _CALIBRATION = 16
 """Images that int8 is calibrated with: too few to hold some out, so every operator is in int8. Times are the same for
@@ -72,6 +72,8 @@ def prepare_engine(
         return Pieces(compiled, batch)
     if name == 'deployed':
         return deploy(model)
+    if name == 'deployed-bf16':
+        return deploy(model, dtype=torch.bfloat16)
     if name in ONNX_ENGINES:
         if batch.device.type != 'cpu' or batch.dtype != torch.float32:
             raise ValueError(f'The engine {name} takes float32 images on the CPU: give other engines.')
