@@ -42,6 +42,21 @@ def rows(reports: list[dict[str, Any]]) -> list[list[str]]:
     return found
 
 
+def describe(reports: list[dict[str, Any]]) -> str:
+    """What was measured, and on which machine."""
+    machine = reports[0]['machine']
+    versions = ', '.join(f'{name} {machine[name]}' for name in ('torch', 'onnxruntime', 'openvino') if name in machine)
+    return (
+        f'{len(reports)} {"runs" if len(reports) > 1 else "run"} of {reports[0]["model"]}, {machine["processor"]},'
+        f' {machine["device"]}, {machine["threads"]} threads, {versions}')
+
+
+def markdown(cells: list[list[str]]) -> str:
+    """A table of rows."""
+    lines = [f'| {" | ".join(row)} |' for row in cells]
+    return '\n'.join([f'| {" | ".join(_HEAD)} |', f'|{"---|" * len(_HEAD)}', *lines])
+
+
 def _spread(values: list[float], form: str) -> str:
     middle = format(statistics.median(values), form)
     return middle if len(values) == 1 else f'{middle} ({min(values):{form}} to {max(values):{form}})'
@@ -55,12 +70,7 @@ def main() -> None:
     same = [{key: report[key] for key in ('model', 'mix', 'data', 'dtype')} for report in reports]
     if any(one != same[0] for one in same):
         sys.exit('summarize_benchmarks.py: these are not runs of the same command')
-    machine = reports[0]['machine']
-    print(f'{len(reports)} runs of {reports[0]["model"]}, {machine["processor"]}, {machine["device"]},'
-          f' {machine["threads"]} threads, torch {machine["torch"]}\n')
-    print(f'| {" | ".join(_HEAD)} |\n|{"---|" * len(_HEAD)}')
-    for cells in rows(reports):
-        print(f'| {" | ".join(cells)} |')
+    print(f'{describe(reports)}\n\n{markdown(rows(reports))}')
 
 
 if __name__ == '__main__':

@@ -5,11 +5,13 @@ the same run, batch by batch in turn, by the same engine on the same threads. En
 machine down for a while slows them all.
 """
 
+import importlib.metadata
 import platform
 import statistics
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
@@ -241,6 +243,10 @@ def _held_at(row: CostRow) -> str:
 
 def describe_machine(device: torch.device, threads: int) -> dict[str, str | int]:
     """The particulars that a time depends on."""
+    versions = {}
+    for package in ('torch', 'onnxruntime', 'openvino'):
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
     names = [line.partition(':')[2].strip() for line in _lines('/proc/cpuinfo') if line.startswith('model name')]
     return {
         'processor': names[0] if names else platform.processor() or platform.machine(),
@@ -249,7 +255,7 @@ def describe_machine(device: torch.device, threads: int) -> dict[str, str | int]
         'device': torch.cuda.get_device_name(device) if device.type == 'cuda' else str(device),
         'system': platform.platform(),
         'python': platform.python_version(),
-        'torch': torch.__version__,
+        **versions,
     }
 
 

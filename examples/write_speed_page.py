@@ -1,0 +1,92 @@
+"""Write the tables of docs/speed.md from the JSON files in docs/benchmarks, three runs of each command.
+
+Usage: python examples/write_speed_page.py
+
+A table stands between ``<!-- NAME -->`` and ``<!-- end -->``. ``NAME-1.json``, ``NAME-2.json`` and so on are the runs;
+the table ``targets`` holds them against what was aimed at.
+"""
+
+import json
+import re
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+from summarize_benchmarks import describe, markdown, rows
+
+_ROOT = Path(__file__).parents[1]
+_PAGE = _ROOT / 'docs' / 'speed.md'
+_BENCHMARKS = _ROOT / 'docs' / 'benchmarks'
+
+_RESNET, _CASCADE = 'drnet_resnet50-xeon', 'drnet_resnet50-cascade-xeon'
+_TARGETS = [
+    # runs, engine, batch, what, least or most
+    (_RESNET, 'openvino-int8', 32, 'time', 0.70),
+    (_RESNET, 'openvino-int8', 32, 'throughput', 4.5),
+    (_RESNET, 'openvino-bf16', 32, 'time', 0.68),
+    (_RESNET, 'openvino-bf16', 32, 'throughput', 2.2),
+    (_RESNET, 'deployed-bf16', 32, 'throughput', 1.8),
+    (_RESNET, 'openvino-int8', 1, 'time', 0.75),
+    *((_CASCADE, engine, 32, 'time above FLOPs', 0.05) for engine in (
+        'eager', 'deployed', 'deployed-bf16', 'onnxruntime', 'onnxruntime-int8', 'openvino', 'openvino-bf16',
+        'openvino-int8')),
+]
+_TOLD = {
+    'time': "at most {limit:.2f} of the backbone's time in the same engine",
+    'throughput': "at least {limit:.1f} times eager float32's throughput",
+    'time above FLOPs': "time at most {limit:.2f} above the FLOPs, both of the backbone's",
+}
+
+
+def targets() -> str:
+    """What was aimed at beside what was measured, as Markdown."""
+    lines = ['| model | engine | batch | aim | measured | reached |', '|---|---|---|---|---|---|']
+    for name, engine, size, what, limit in _TARGETS:
+        runs = [
+            one for report in _reports(name) for one in report['engines'].get(engine, ()) if one['batch_size'] == size]
+        if not runs:
+            lines.append(f'| {name} | {engine} | {size} | {_TOLD[what].format(limit=limit)} | not yet | |')
+            continue
+        values = [_value(one, what) for one in runs]
+        middle = statistics.median(values)
+        reached = middle >= limit if what == 'throughput' else middle <= limit
+        shown = ', '.join(f'{value:.3f}' if what != 'throughput' else f'{value:.2f}' for value in values)
+        lines.append(
+            f'| {name} | {engine} | {size} | {_TOLD[what].format(limit=limit)} | {shown} |'
+            f' {"yes" if reached else "**no**"} |')
+    return '\n'.join(lines)
+
+
+def _value(one: dict[str, Any], what: str) -> float:
+    dynamic = one['timings'][0]
+    found = {
+        'time': dynamic['time_ratio'], 'throughput': one['speedup'],
+        'time above FLOPs': dynamic['time_ratio'] - dynamic['flops_ratio']}
+    return float(found[what])
+
+
+def _reports(name: str) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text(encoding='utf-8')) for path in sorted(_BENCHMARKS.glob(f'{name}-[0-9]*.json'))]
+
+
+def _table(name: str) -> str:
+    if name == 'targets':
+        return targets()
+    reports = _reports(name)
+    if not reports:
+        sys.exit(f'write_speed_page.py: there is no {_BENCHMARKS / name}-1.json')
+    return f'{describe(reports)}\n\n{markdown(rows(reports))}'
+
+
+def main() -> None:
+    """Rewrite the page."""
+    page = _PAGE.read_text(encoding='utf-8')
+    page = re.sub(
+        r'<!-- ([\w-]+) -->\n.*?<!-- end -->', lambda found: f'<!-- {found[1]} -->\n{_table(found[1])}\n<!-- end -->',
+        page, flags=re.DOTALL)
+    _PAGE.write_text(page, encoding='utf-8')
+
+
+if __name__ == '__main__':
+    main()
