@@ -56,7 +56,7 @@ def work(tiny, events):
 
     def work(kind, threads, starts):
         if kind == 'classify':
-            worker = ClassifyingWorker(tiny, ('deployed', None), Actor(events), 'image', 1, 2, threads, 'cpu')
+            worker = ClassifyingWorker(tiny, Actor(events), 'image', 1, 2, threads, 'cpu')
         else:
             worker = DecodingWorker(tiny, Actor(events), 'image', threads)
         units = pa.Table.from_pylist([
@@ -98,7 +98,7 @@ def test_worker_tells_why_it_does_not_start(work, events, monkeypatch):
 def test_pixels_decoded_by_another_worker_give_the_same(tiny, monkeypatch, tmp_path):
     import ray
 
-    monkeypatch.setattr('timm_drnet.bulk.workers.deploy', lambda model: model)
+    monkeypatch.setattr('timm_drnet.bulk.engine.deploy', lambda model: model)
     monkeypatch.setattr(ray, 'get', lambda x: x)
     paths = [tmp_path / f'{n}.png' for n in range(4)]
     for n, path in enumerate(paths):

@@ -105,7 +105,7 @@ def test_licence_of_registered_weights(tmp_path, capsys, monkeypatch):
     told = {}
     monkeypatch.setattr(command, 'export_model', lambda *args, **kwargs: told.update(kwargs) or {})
     assert main(['export', timm_drnet.DEFAULT_MODEL, str(tmp_path / 'out'), '--json']) == 0
-    assert told['license'] == 'cc-by-4.0'
+    assert told['license'] == 'apache-2.0'
 
 
 @pytest.mark.parametrize(('arguments', 'told'), [

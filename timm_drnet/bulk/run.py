@@ -211,7 +211,7 @@ def _answers(
     device = 'cuda' if plan.num_gpus else 'cpu'
     dataset = dataset.map_batches(
         worker,
-        fn_constructor_args=(reference, program, attempts, image_column, topk, batch_size, plan.threads, device),
+        fn_constructor_args=(reference, attempts, image_column, topk, batch_size, plan.threads, device, program),
         num_cpus=plan.num_cpus, num_gpus=plan.num_gpus, compute=ray.data.ActorPoolStrategy(size=plan.workers),
         **work)
     try:

@@ -86,13 +86,13 @@ class ClassifyingWorker:
 
     Args:
         model: A reference to the model in Ray's object store.
-        engine: A reference to the engine's name and files, see `engine_files`.
         attempts: The actor that counts them, see `Attempts`.
         column: Column of Parquet files that holds the images.
         topk: Labels for each image.
         batch_size: Images that the predictor, or a branch, runs on at once.
         threads: Cores to use.
         device: Where the model runs.
+        engine: A reference to the engine's name and files, see `engine_files`; None for a deployed model.
     """
 
     _takes_pixels = False
@@ -100,13 +100,13 @@ class ClassifyingWorker:
     def __init__(
             self,
             model: Any,
-            engine: Any,
             attempts: Any,
             column: str,
             topk: int,
             batch_size: int,
             threads: int,
             device: str,
+            engine: Any = None,
     ) -> None:
         import ray
 
@@ -116,7 +116,7 @@ class ClassifyingWorker:
             original: DRNet = ray.get(model)
             self._decode = Decoder(image_loader(original), column, threads)
             self._normalize = normalizer(original, device) if self._takes_pixels else None
-            name, files = ray.get(engine)
+            name, files = ('deployed', None) if engine is None else ray.get(engine)
             self._model = start_engine(name, original, files, threads, device)
         self._attempts = attempts
         self._topk, self._batch_size, self._device = topk, batch_size, device

@@ -15,7 +15,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -110,6 +110,7 @@ class OnnxDRNet:
         if providers is not None:
             runtimes.check_providers(providers)
         on_cpu = providers is None or runtimes.provider_names(providers) == ['CPUExecutionProvider']
+        self._resize: Callable[[Array, int], Array] = resize  # where PyTorch is at hand, its own is faster
         self._micro_batch = micro_batch or (_MICRO_BATCH if on_cpu else None)
 
         def load(entry: dict[str, Any], side: int, outputs: int) -> runtimes.Program:
@@ -307,8 +308,10 @@ class OnnxDRNet:
 
     def _run(self, program: runtimes.Program, x: Array, rows: NDArray[np.integer[Any]], side: int) -> Array:
         """Some of the images through one model: resized and run part by part."""
-        parts = -(-len(rows) // (self._micro_batch or len(rows)))
-        return np.concatenate([program(resize(x[part], side)) for part in np.array_split(rows, parts)])
+        images = x if len(rows) == len(x) else x[rows]  # all are in their order
+        parts = np.array_split(images, -(-len(rows) // (self._micro_batch or len(rows))))
+        outputs = [program(self._resize(part, side)) for part in parts]
+        return np.concatenate(outputs) if len(outputs) > 1 else outputs[0]
 
     def _check_images(self, x: Array) -> Array:
         x = np.asarray(x)

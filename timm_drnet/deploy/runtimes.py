@@ -169,7 +169,8 @@ def _load_openvino(content: bytes, precision: str, threads: int | None) -> Progr
     def run(x: Array) -> Array:
         if not hasattr(requests, 'own'):
             requests.own = compiled.create_infer_request()
-        return np.array(requests.own.infer([x])[0])  # a copy: the next call writes over it
+        # Neither side is copied, which takes as long as a small network; but the next call writes over the outputs.
+        return np.array(requests.own.infer([np.ascontiguousarray(x)], share_inputs=True, share_outputs=True)[0])
 
     shapes = [
         [dimension.get_length() for dimension in list(port.get_partial_shape())[1:]]
