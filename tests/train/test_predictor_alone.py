@@ -25,14 +25,17 @@ def problem(make_tiny, images):
     return model, x, (x.mean(dim=(1, 2, 3)) <= 0).long()
 
 
-@pytest.mark.parametrize('kwargs', [{}, {'joint_resolutions': 'all', 'predictor_loss': 'utility'}])
-def test_it_learns_which_resolution_is_right(problem, kwargs):
+@pytest.mark.parametrize(('kwargs', 'mixed'), [
+    ({}, False), ({'joint_resolutions': 'all', 'predictor_loss': 'utility'}, False), ({}, True)])
+def test_it_learns_which_resolution_is_right(problem, kwargs, mixed):
+    """With a caller's autocast around the whole training, too, which keeps copies of weights."""
     model, x, wanted = problem
     model.args = replace(model.args, **kwargs)
     backbone = {k: v.clone() for k, v in model.backbone.state_dict().items()}
     told = []
     batches = [(x[i:i + 16], torch.zeros(16, dtype=torch.int64)) for i in range(0, 64, 16)]
-    train_predictor(model, batches, epochs=12, lr=3e-3, progress=lambda *args: told.append(args))
+    with torch.autocast('cpu', torch.bfloat16, enabled=mixed):
+        train_predictor(model, batches, epochs=12, lr=3e-3, progress=lambda *args: told.append(args))
     assert (model.predict_resolution(x) == wanted).float().mean() > 0.95
     assert [epoch for epoch, _, _ in told] == list(range(1, 13))
     assert told[-1][1] < 0.5 * told[0][1]

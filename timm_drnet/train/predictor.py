@@ -98,6 +98,7 @@ def _train_epoch(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        torch.clear_autocast_cache()  # a caller's autocast would go on with the weights of the first step
         total += loss.item() * len(x)
         counts += torch.bincount(scores.argmax(dim=1), minlength=candidates).cpu()
     images_seen = int(counts.sum())
