@@ -49,6 +49,16 @@ def test_line_by_hand(lines):
         ' 64 px: 25.0%, 32 px: 75.0%']
 
 
+@pytest.mark.parametrize(('counts', 'told'), [([4, 96], True), ([6, 94], False)])
+def test_collapse_is_told_with_a_remedy(lines, counts, told):
+    log = RoutingLog((64, 32), [4_000_000_000, 1_000_000_000], 500_000_000)
+    log.counts, log.images, log.training = counts, 100, False
+    log.report()
+    _, *warning = lines()
+    assert ['96.0% of the images to 32 px' in one and "router='cascade', distill=1" in one
+            for one in warning] == [True] * told
+
+
 @pytest.fixture
 def logged(make_tiny):
     """Function that makes a tiny model with a routing log."""

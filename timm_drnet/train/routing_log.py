@@ -83,8 +83,9 @@ class RoutingLog:
         if self.predictor_flops and not self.training and self.images >= _TELLING and most > _COLLAPSED * self.images:
             _logger.warning(
                 f'DRNet: the predictor sends {most / self.images:.1%} of the images to'
-                f' {self.resolutions[counts.index(most)]} px, as one static size would. Train with joint_resolutions='
-                "'all', then the predictor alone on other images (timm_drnet.train_predictor).")
+                f' {self.resolutions[counts.index(most)]} px, as one static size would. Train with'
+                " router='cascade', distill=1, which needs no predictor; or with joint_resolutions='all', which keeps"
+                ' every resolution good, and set the average by timm-drnet budget.')
 
     def _begin(self, training: bool) -> None:
         self.training = training
