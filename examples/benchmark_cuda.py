@@ -37,7 +37,7 @@ from timm_drnet.core.routing import route
 from timm_drnet.evaluate.bench import mixed_batches
 
 CL = torch.channels_last
-STEPS = ('correctness', 'waits', 'inference', 'float16', 'bfloat16', 'shares')
+STEPS = ('correctness', 'waits', 'inference', 'float16', 'bfloat16', 'shares', 'course')
 
 
 class Benchmark:
@@ -296,6 +296,15 @@ class Benchmark:
         found['joint over pretrain'] = round(found['joint']['ms'] / found['pretrain']['ms'], 3)
         return found
 
+    def joint_course(self, dtype: torch.dtype, parts: int = 13) -> dict[str, Any]:
+        """Updates of a joint stage from its start: each new number of images at a resolution has to be planned."""
+        torch.backends.cudnn.benchmark = False
+        update = self.trainer('joint', dtype, self.batch_size)
+        taken = [[self.milliseconds(update) for _ in range(self.repeats)] for _ in range(parts)]
+        return {
+            'updates of each': self.repeats, 'ms': [round(statistics.median(part), 1) for part in taken],
+            'min': round(min(map(min, taken)), 1)}
+
     @torch.inference_mode()
     def shares_that_vary(self, dtype: torch.dtype, batches: int = 4) -> dict[str, Any]:
         """Batches whose numbers of images at a resolution are new each time, and padded to multiples of 32."""
@@ -387,7 +396,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             ('inference', 'inference, bfloat16', bench.speed, torch.bfloat16),
             ('float16', 'training, float16 with a scaler', bench.train_speed, torch.float16, False),
             ('bfloat16', 'training, bfloat16, cudnn.benchmark', bench.train_speed, torch.bfloat16, True),
-            ('shares', 'inference, shares that vary', bench.shares_that_vary, torch.bfloat16)):
+            ('shares', 'inference, shares that vary', bench.shares_that_vary, torch.bfloat16),
+            ('course', 'joint training, bfloat16, part by part', bench.joint_course, torch.bfloat16)):
         if step in args.steps:
             bench.run(name, *call)
     return 0

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import runpy
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ def script():
 
 
 def test_steps(script, tmp_path, capsys):
-    assert script.main([*SMALL, '--out', str(tmp_path), '--steps', 'inference', 'bfloat16', 'shares']) == 0
+    assert script.main([*SMALL, '--out', str(tmp_path), '--steps', 'inference', 'bfloat16', 'shares', 'course']) == 0
     assert script.main([*SMALL, '--out', str(tmp_path), '--compile']) == 0
     torch.compiler.reset()
     rows = [json.loads(line) for line in (tmp_path / 'cuda.jsonl').read_text().splitlines()]
@@ -34,7 +35,15 @@ def test_steps(script, tmp_path, capsys):
     assert inference['plain']['throughput'] == 1
     assert inference['images that ran in the cascade'] == [3, 7, 12]
     assert results['training, bfloat16, cudnn.benchmark']['joint over pretrain'] > 0
+    assert len(results['joint training, bfloat16, part by part']['ms']) == 13
     assert {'plain', 'routed'} <= results['compiled: routed beside plain'].keys()
+
+
+def test_committed_table_is_that_of_the_committed_figures():
+    root = Path(__file__).parents[1]
+    rows = map(json.loads, (root / 'docs' / 'benchmarks' / 'cuda-h100.jsonl').read_text().splitlines())
+    table = runpy.run_path(str(root / 'examples' / 'summarize_cuda.py'))['table']
+    assert table({row['step']: row['result'] for row in rows}) in (root / 'docs' / 'speed.md').read_text()
 
 
 def test_step_that_fails_is_told_and_the_next_one_runs(script, tmp_path, monkeypatch):
