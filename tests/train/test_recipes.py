@@ -43,9 +43,20 @@ def rate(scheduler, optimizer, epoch):
 
 
 def test_there_are_two_stages_for_each_model():
-    assert {f.stem for f in IMAGENET} == {
+    assert {f.stem for f in IMAGENET} == {'drnet_resnet50-cascade', *(
         f'drnet_{name}-{stage}' for name in ('resnet50', 'resnet101', 'mobilenetv2')
-        for stage in ('1-pretrain', '2-joint')}
+        for stage in ('1-pretrain', '2-joint'))}
+
+
+def test_cascade_takes_the_work_of_both_stages():
+    work = runpy.run_path(str(RECIPES.parent / 'training_time.py'))['relative_work']
+    pretrain, joint, cascade = (
+        yaml.safe_load((RECIPES / 'imagenet' / f'drnet_resnet50-{name}.yaml').read_text())
+        for name in ('1-pretrain', '2-joint', 'cascade'))
+    both = pretrain['epochs'] * work('resnet50', 'pretrain', None) + joint['epochs'] * work('resnet50', 'joint', None)
+    assert cascade['epochs'] * work('resnet50', 'pretrain', None) == pytest.approx(both, rel=0.01)
+    same = {key for key in pretrain if pretrain[key] == cascade[key]}
+    assert pretrain.keys() - same == {'model_kwargs', 'epochs', 'decay_epochs', 'experiment'}
 
 
 @pytest.mark.parametrize('path', FILES, ids=lambda f: f.stem)
@@ -55,7 +66,7 @@ def test_recipe_builds(path):
     if isinstance(model, timm_drnet.DRNet):
         assert recipe['device_modules'] == ['timm_drnet']
         assert recipe['input_size'][1] == model.resolutions[0]
-        assert ('joint' in path.stem) == (model.args.stage == 'joint')
+        assert ('joint' in path.stem) == model.args.uses_predictor
         trained = {id(p) for group in optimizer.param_groups for p in group['params']}
         assert trained == {id(p) for p in model.parameters() if p.requires_grad}
 
