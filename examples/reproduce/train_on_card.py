@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from card.images import Images, on_device, pack, read_folder, unpack
-from card.rows import CHAINS, Chain
+from card.rows import CHAINS, PREDICTORS, Chain
 from card.stages import Setting
 from card.summary import write_summary
 
@@ -94,20 +94,35 @@ def work(chain: int, seed: int, args: argparse.Namespace, folder: Path, barrier:
     one.run()
 
 
+def spread(data: Path, folder: Path, limit: int | None = None) -> None:
+    """Read the images and leave them in a folder as arrays, which `load` reads."""
+    packed = (data / 'index.json').exists()
+    for name in ('train', 'val'):
+        pixels, labels = unpack(data, name) if packed else read_folder(data, name)
+        if limit:
+            chosen = np.linspace(0, len(labels) - 1, limit).astype(int)
+            pixels, labels = pixels[chosen], labels[chosen]
+        np.save(folder / f'{name}.npy', pixels)
+        np.save(folder / f'{name}-labels.npy', labels)
+
+
+def predictors(args: argparse.Namespace) -> None:
+    """Train predictors alone, one after another."""
+    torch.set_num_threads(int(os.environ['OMP_NUM_THREADS']))
+    with tempfile.TemporaryDirectory() as folder:
+        spread(args.data, Path(folder))
+        images = load(Path(folder), torch.device(args.device))
+    for seed in args.seeds:
+        Chain('distilled', seed, images, Setting(args.epochs, 1), args.output).predictors(args.kinds, args.epochs)
+
+
 def run(args: argparse.Namespace) -> int:
     """Start the processes, and end what is left of them when the time is over."""
     ends = time.time() + args.seconds
     args.output.mkdir(parents=True, exist_ok=True)
-    packed = (args.data / 'index.json').exists()
     context = torch.multiprocessing.get_context('spawn')
     with tempfile.TemporaryDirectory() as folder:
-        for name in ('train', 'val'):
-            pixels, labels = unpack(args.data, name) if packed else read_folder(args.data, name)
-            if args.limit:
-                chosen = np.linspace(0, len(labels) - 1, args.limit).astype(int)
-                pixels, labels = pixels[chosen], labels[chosen]
-            np.save(Path(folder, f'{name}.npy'), pixels)
-            np.save(Path(folder, f'{name}-labels.npy'), labels)
+        spread(args.data, Path(folder), args.limit)
         print(f'images read, {ends - time.time():.0f} s left', flush=True)
         jobs = [(chain, seed) for seed in args.seeds for chain in range(len(CHAINS)) if CHAINS[chain] in args.chains]
         barrier, speeds = context.Barrier(len(jobs)), context.Array('d', len(args.seeds) * len(CHAINS))
@@ -148,6 +163,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     add('--device', default='cuda', help='(%(default)s)')
     add('--limit', type=int, help='take only so many images, for a trial')
     running.set_defaults(call=run)
+    again = commands.add_parser('predictors', help='train predictors alone again, on images kept from the backbone')
+    add = again.add_argument
+    add('data', type=Path, help='the images of the run')
+    add('output', type=Path, help='the folder of the run')
+    add('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    add('--kinds', nargs='+', choices=PREDICTORS, default=['features', 'scratch'])
+    add('--epochs', type=int, default=12, help='over the images kept for it (%(default)s)')
+    add('--device', default='cpu', help='(%(default)s)')
+    again.set_defaults(call=predictors)
     telling = commands.add_parser('summarize', help='compute what the page of results tells')
     telling.add_argument('output', type=Path, help='the folder of a run')
     telling.add_argument('summary', type=Path, help='JSON file to write')

@@ -27,6 +27,10 @@ class Answers:
     classes: torch.Tensor
     """The most probable class, (N, R) integers."""
 
+    def largest(self, count: int) -> 'Answers':
+        """At so many of the largest resolutions."""
+        return Answers(self.hits[:, :count], self.sure[:, :count], self.classes[:, :count])
+
 
 @dataclass(frozen=True, eq=False)
 class Routed:
@@ -102,7 +106,7 @@ def _routed(where: torch.Tensor, answers: Answers, paid: Sequence[float]) -> Rou
 
 def lots(routed: Routed, answers: Answers) -> torch.Tensor:
     """The same shares dealt out by lot, nothing paid for a router: probability of being right, (N,)."""
-    return answers.hits @ torch.tensor(routed.shares, dtype=torch.float64)
+    return answers.hits[:, :len(routed.shares)] @ torch.tensor(routed.shares, dtype=torch.float64)
 
 
 def line(hits: torch.Tensor, costs: Sequence[float], at: float) -> torch.Tensor:

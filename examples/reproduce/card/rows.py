@@ -10,7 +10,7 @@
 import copy
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ from .networks import RESOLUTIONS, FeaturePredictor, Held, drnet, plain
 from .stages import OutOfTime, Setting, fit, optimizer_for
 
 CHAINS = ('distilled', 'static', 'paper')
+PREDICTORS = ('features', 'scratch', 'classes')
+"""How a predictor that is trained alone begins: as the backbone does, anew, or with the classes learned."""
 SPENT = 0.7
 """What an image should cost, predictor included, as a fraction of the backbone's cost at the largest size."""
 
@@ -74,6 +76,21 @@ class Chain:
             fit(model, loss_of, optimizer, some, gently, 1, 2, self.generator)
             steps += 1
         return (time.time() - began) / steps
+
+    def predictors(self, kinds: Sequence[str], epochs: int) -> None:
+        """Train predictors alone again, of the backbone that the row ``utility`` has left.
+
+        Args:
+            kinds: Of `PREDICTORS`.
+            epochs: Over the images that the backbone was not trained on.
+        """
+        for kind in kinds:
+            torch.manual_seed(self.seed)
+            self.generator.manual_seed(self.seed)
+            model, _ = self._first()
+            state = torch.load(self.output / f'utility-seed{self.seed}.pt', map_location=self.device)
+            model.load_state_dict(state)
+            self._predictor_alone(f'alone-held-{kind}', model, kind, 'predictor', epochs)
 
     # The chains.
 
@@ -154,7 +171,7 @@ class Chain:
         with torch.autocast(self.device.type, torch.bfloat16):
             timm_drnet.train_predictor(
                 model, Batches(), epochs, lr=2e-3, progress=lambda *told: self.tell(f'{row}: {told}'))
-        self._finish(row, model, answers=False)
+        self._finish(row, model, answers=False, epochs=epochs)
         model.args = args
 
     def _taught_classes(self) -> dict[str, torch.Tensor]:

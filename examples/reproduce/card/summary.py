@@ -32,12 +32,25 @@ STATIC = tuple(f'static-{side}' for side in RESOLUTIONS)
 NETWORKS = ('pretrain', 'utility', 'expected', 'paper', 'paper-no-alpha')
 """Rows with a network of their own for all resolutions."""
 ROUTERS = {
-    'cascade': ('utility', 'cascade'), 'cascade-pretrain': ('pretrain', 'cascade'),
+    'cascade': ('utility', 'cascade'), 'cascade-64-48': ('utility', 'cascade-64-48'),
+    'cascade-pretrain': ('pretrain', 'cascade'),
     **{row: (row, 'predictor') for row in ('utility', 'expected', 'paper', 'paper-no-alpha')},
     **{f'alone-{where}-{kind}': ('utility', f'alone-{where}-{kind}')
        for where in ('held', 'train') for kind in ('features', 'scratch', 'classes')},
 }
 """Routers, with the row whose network answers, and what routes."""
+HELD = {
+    'alone 64 over 48': (('static-64', 0), ('static-48', 0)),
+    'alone 48 over 32': (('static-48', 0), ('static-32', 0)),
+    **{f'{row} over alone at {side}': ((row, j), (f'static-{side}', 0))
+       for row in ('pretrain', 'utility') for j, side in enumerate(RESOLUTIONS)},
+    **{f'utility over pretrain at {side}': (('utility', j), ('pretrain', j)) for j, side in enumerate(RESOLUTIONS)},
+    **{f'paper over pretrain at {side}': (('paper', j), ('pretrain', j)) for j, side in enumerate(RESOLUTIONS)},
+    **{f'{row} over equal work at 64': ((row, 0), ('static-64-equal-time', 0)) for row in ('pretrain', 'utility')},
+    'paper at 48 over equal work at 64': (('paper', 1), ('static-64-equal-time', 0)),
+    'paper at 48 over alone at 48': (('paper', 1), ('static-48', 0)),
+}
+"""Pairs of networks, each held at one of its resolutions."""
 
 
 def summarize(folder: Path) -> dict[str, Any]:
@@ -56,10 +69,18 @@ def summarize(folder: Path) -> dict[str, Any]:
     costs = first['gflops']
     found: dict[str, Any] = {
         'run': json.loads((folder / 'run.json').read_text()), 'seeds': seeds, 'epochs': first['epochs'],
-        'gflops': costs, 'predictor_gflops': first['predictor_gflops'], 'held': {}, 'routers': {}}
+        'gflops': costs, 'predictor_gflops': first['predictor_gflops'],
+        'held': {}, 'held_differences': {}, 'routers': {}}
     for row in (*STATIC, *(f'{one}-equal-time' for one in STATIC), *NETWORKS):
-        there = [rows[row, seed] for seed in seeds if (row, seed) in rows]
-        found['held'][row] = [{key: one[key] for key in ('epochs', 'top1')} for one in there]
+        found['held'][row] = [
+            {'epochs': rows[row, seed]['epochs'],
+             'top1': [100 * float(h) for h in _answers(folder, row, seed, 'val').hits.mean(dim=0)]}
+            for seed in seeds if (row, seed) in rows]
+    for name, pair in HELD.items():
+        of = [seed for seed in seeds if all((row, seed) in rows for row, _ in pair)]
+        above, below = ([_answers(folder, row, seed, 'val').hits[:, j] for seed in of] for row, j in pair)
+        if of:
+            found['held_differences'][name] = _told(difference(above, below))
     static = {seed: _static(folder, seed) for seed in seeds}
     found['static_line'] = {
         str(f): [100 * float(line(static[seed], costs, f * costs[0]).mean()) for seed in seeds] for f in FRACTIONS}
@@ -67,7 +88,7 @@ def summarize(folder: Path) -> dict[str, Any]:
         str(f): [oracle(_answers(folder, 'utility', seed, 'val'), costs, f * costs[0]) for seed in seeds]
         for f in FRACTIONS}
     for name, (network, router) in ROUTERS.items():
-        needed = network if router in ('cascade', 'predictor') else router
+        needed = router if router.startswith('alone') else network
         of = [seed for seed in seeds if (needed, seed) in rows and (network, seed) in rows]
         if of:
             found['routers'][name] = _router(folder, rows, of, network, router, costs, static)
@@ -93,16 +114,19 @@ def _router(
         static: dict[int, torch.Tensor],
 ) -> dict[str, Any]:
     """A router at every fraction that it reaches with all seeds, and a predictor as trained."""
-    scored = network if router == 'predictor' else router
+    scored = router if router.startswith('alone') else network
     answers = {seed: _answers(folder, network, seed, 'val') for seed in seeds}
+    longer = [seed for seed in seeds if ('static-64-equal-time', seed) in rows]
+    equal_work = [_answers(folder, 'static-64-equal-time', seed, 'val').hits[:, 0] for seed in longer]
     result: dict[str, Any] = {'seeds': list(seeds)}
     for fraction in (*FRACTIONS, None):
         each: list[Routed | None] = []
         for seed in seeds:
             target = None if fraction is None else fraction * costs[0]
-            if router == 'cascade':
-                dial = _answers(folder, network, seed, 'dial')
-                each.append(None if target is None else cascade(dial, answers[seed], costs, target))
+            if router.startswith('cascade'):
+                of = len(costs) if router == 'cascade' else 2
+                dial = _answers(folder, network, seed, 'dial').largest(of)
+                each.append(None if target is None else cascade(dial, answers[seed].largest(of), costs[:of], target))
             else:
                 path = folder / f'{scored}-seed{seed}.npz'
                 price = Costs('GFLOPs', tuple(costs), rows[scored, seed]['predictor_gflops'])
@@ -111,7 +135,8 @@ def _router(
         routed = [one for one in each if one is not None]
         if len(routed) == len(seeds):
             result['as trained' if fraction is None else str(fraction)] = _compared(
-                routed, [answers[seed] for seed in seeds], [static[seed] for seed in seeds], costs)
+                routed, [answers[seed] for seed in seeds], [static[seed] for seed in seeds],
+                equal_work if longer == seeds else [], costs)
     return result
 
 
@@ -119,6 +144,7 @@ def _compared(
         routed: Sequence[Routed],
         answers: Sequence[Answers],
         static: Sequence[torch.Tensor],
+        equal_work: Sequence[torch.Tensor],
         costs: Sequence[float],
 ) -> dict[str, Any]:
     """One router at one cost, one entry for each seed, against what there is without it."""
@@ -128,6 +154,7 @@ def _compared(
         'own_line': [line(each.hits, costs, one.cost) for one, each in zip(routed, answers, strict=True)],
         'static_line': [line(each, costs, one.cost) for one, each in zip(routed, static, strict=True)],
         'static_largest': [each[:, 0] for each in static],
+        **({'equal_work': equal_work} if equal_work else {}),
     }
     return {
         'top1': [100 * float(one.mean()) for one in hits], 'fraction': [one.cost / costs[0] for one in routed],

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from card import advice, page
+
 from .beyond import LABELS, claims, routing_table
 from .comparison import NOT_MEASURED, Sample, compare, sample
 from .configuration import Configuration
@@ -16,10 +18,17 @@ from .results import has_result, result_path
 Results = Mapping[str, Sequence[Mapping[str, Any]]]
 """Of one configuration: by row, one for each seed."""
 
-_INTRODUCTION = """\
+CARD = 'card.json'
+"""Beside the results of the configurations: what `train_on_card.py summarize` has written."""
+
+_TITLE = """\
 # Results
 
 <!-- Written by examples/reproduce/reproduce.py report. Do not edit. -->
+"""
+
+_INTRODUCTION = """\
+## The paper's tables, trained by train.py
 
 The paper's Tables 1, 2, 4 and 5 beside our own measurements, with everything trained by timm's `train.py` from scratch.
 How to repeat them: [examples/reproduce](../examples/reproduce).
@@ -66,7 +75,7 @@ def write_report(configurations: Sequence[Configuration], results: Path, output:
 
     Args:
         configurations: In their order on the page.
-        results: Folder of all results.
+        results: Folder of all results, with those of the card in `CARD`, which come first.
         output: The page. Figures go into a folder of its name.
 
     Returns:
@@ -75,7 +84,11 @@ def write_report(configurations: Sequence[Configuration], results: Path, output:
     Raises:
         UserError: If a result was measured with other options than its configuration has, or there is no matplotlib.
     """
-    parts, written = [_INTRODUCTION], [output]
+    parts, written = [_TITLE], [output]
+    if (results / CARD).is_file():
+        summary = read_json(results / CARD)
+        parts += [advice.opening(summary), page.section(summary)]
+    parts.append(_INTRODUCTION)
     for configuration in configurations:
         measured = load_results(configuration, results)
         parts.append(section(configuration, measured))
