@@ -10,7 +10,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / 'examples' / 'reproduce'))
 
 import train_on_card
-from card import compare
+from card import advice, compare, page
 from card.images import on_device, pack, unpack
 from card.stages import Setting, rate
 from PIL import Image
@@ -90,13 +90,16 @@ def test_oracle_spends_on_what_the_cheap_resolutions_get_wrong():
 
 def test_routers_pay_for_what_ran():
     """Images sure at 32 px stop there; the others run at 64 px, too."""
-    val = answers([[1, 1, 0], [1, 1, 1]] * 50, [[0.9, 0.5, 0.3], [0.9, 0.5, 0.8]] * 50)
+    val = answers([[1, 1, 0], [1, 1, 1]] * 50, [[0.9, 0.5, 0.3], [0.9, 0.7, 0.8]] * 50)
     routed = compare.cascade(val, val, COSTS, target=3.0)
     assert routed.cost == pytest.approx(3.0)
     assert routed.shares == (0.5, 0.0, 0.5)
     assert routed.hits.mean() == 1
     assert compare.lots(routed, val).mean() == 0.75
     assert compare.cascade(val, val, COSTS, target=9.0) is None
+    two = compare.cascade(val.largest(2), val.largest(2), COSTS[:2], target=4.0)
+    assert (two.cost, two.shares) == (4.0, (0.5, 0.5))
+    assert compare.lots(two, val).mean() == 1  # right at both sizes
 
     scores = torch.tensor([[2.0, 0.0, 1.0], [2.0, 0.0, 1.5]] * 50)
     costs = Costs('GFLOPs', COSTS, 0.5)
@@ -113,3 +116,13 @@ def test_interval_of_a_difference():
     assert one.mean == pytest.approx(5.0)
     error = 1.96 * np.std([0.5] * 40 + [0] * 360, ddof=1) / 20 * 100
     assert (one.low, one.high) == pytest.approx((5 - error, 5 + error))
+
+
+def test_what_the_page_calls_held_and_best():
+    def one(low, *seeds):
+        return {'0.7': {'lots': {'low': low, 'seeds': seeds}}}
+
+    assert [advice._verdict(each['0.7']['lots']) for each in (one(0.1, 1, 2), one(0.1, 1, -1), one(-0.1, 1, 2))] == [
+        'held', 'did not hold', 'did not hold']
+    routers = {'cascade': one(9), 'utility': one(-1), 'expected': one(1), 'paper': {'as trained': {}}}
+    assert page.best_predictor({'routers': routers}) == ('expected', one(1)['0.7'])

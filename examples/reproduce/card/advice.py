@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from .page import best_predictor, difference, mean
+from .page import ROUTERS, best_predictor, difference, mean
 
 _HERE = 'not testable here'
 
@@ -22,7 +22,7 @@ def opening(summary: Mapping[str, Any]) -> str:
 
 def _advice(summary: Mapping[str, Any]) -> list[str]:
     held, apart, routers = summary['held'], summary['held_differences'], summary['routers']
-    cascade, best = routers['cascade']['0.7'], best_predictor(summary)
+    cascade, (name, best) = routers['cascade']['0.7'], best_predictor(summary)
     at = {row: mean([one['top1'][0] for one in held[row]]) for row in ('pretrain', 'utility', 'paper')}
     gains = [f'{apart[f"utility over alone at {side}"]["mean"]:.1f}' for side in (64, 48, 32)]
     longer = held['static-64-equal-time']
@@ -43,10 +43,9 @@ def _advice(summary: Mapping[str, Any]) -> list[str]:
         ' same network held at 48 px for most images and at 64 px for the others, by lot, is'
         f' {-cascade["own_line"]["mean"]:.1f} points better than the cascade, and at 90 % as good. The'
         ' faster accuracy falls with the size, the more there is to gain.',
-        f'- **No predictor so far.** The best of five is {best["lots"]["mean"]:.2f} points better than lots at its'
-        f' shares, and {-best["own_line"]["mean"]:.2f} points worse than two sizes of the same network by lot at its'
-        " cost. It was trained alone (`timm_drnet.train_predictor`, `predictor_loss='utility'`) on images that the"
-        ' network had not been trained on.',
+        f'- **No predictor so far.** The best ({ROUTERS[name]}) is {best["lots"]["mean"]:.2f} points better than lots at'
+        f' its shares, and {-best["own_line"]["mean"]:.2f} points worse than two sizes of the same network by lot at its'
+        ' cost. Those that were trained beside the network, on its own images, are no better than lots.',
         "- **Not the paper's joint stage in a short training.** It ends with one size for all images, and what is not"
         f' drawn is forgotten: 64 px fall from {at["pretrain"]} to {at["paper"]} % in three epochs. If a joint stage'
         " is wanted, `joint_resolutions='all'` with `predictor_loss='utility'` keeps every size as good as before, and"

@@ -128,7 +128,7 @@ def _aims(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     def reached(*each: float, least: float = 0.0) -> str:
         return 'reached' if min(each) >= least else '**not reached**'
 
-    best = best_predictor(summary)
+    _, best = best_predictor(summary)
 
     def shares(one: Mapping[str, Any]) -> list[float]:
         return [sorted(each)[-2] for each in one['shares']]
@@ -152,10 +152,12 @@ def _aims(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         ('the same, with its dial at 70 %', _percent(shares(utility)), reached(*shares(utility), least=0.1))]
 
 
-def best_predictor(summary: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The predictor that is furthest above lots at `SHOWN`, there."""
-    each = [one[SHOWN] for name, one in summary['routers'].items() if not name.startswith('cascade') and SHOWN in one]
-    return max(each, key=lambda one: float(one['lots']['low']))
+def best_predictor(summary: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """The predictor whose interval above lots at `SHOWN` begins highest: its name, and its figures there."""
+    each = {name: one[SHOWN] for name, one in summary['routers'].items()
+            if not name.startswith('cascade') and SHOWN in one}
+    name = max(each, key=lambda one: float(each[one]['lots']['low']))
+    return name, each[name]
 
 
 def _percent(values: Sequence[float]) -> str:
