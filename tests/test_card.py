@@ -97,8 +97,8 @@ def test_routers_pay_for_what_ran():
     assert routed.hits.mean() == 1
     assert compare.lots(routed, val).mean() == 0.75
     assert compare.cascade(val, val, COSTS, target=9.0) is None
-    two = compare.cascade(val.largest(2), val.largest(2), COSTS[:2], target=4.0)
-    assert (two.cost, two.shares) == (4.0, (0.5, 0.5))
+    two = compare.cascade(val.largest(2), val.largest(2), (4.0, 1.0), target=3.0)
+    assert (two.cost, two.shares) == (3.0, (0.5, 0.5))
     assert compare.lots(two, val).mean() == 1  # right at both sizes
 
     scores = torch.tensor([[2.0, 0.0, 1.0], [2.0, 0.0, 1.5]] * 50)

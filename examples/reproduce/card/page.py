@@ -57,8 +57,8 @@ FINDINGS = (
     'Predictors alone, of the finished network: those trained on the card are left out, as autocast around the whole'
     ' training had kept the weights of the first step (mended in `train_predictor`). Those in the table were trained'
     ' again on a processor from the weights that the card left, 12 epochs over the 3,800 images which the network was'
-    ' not trained on: a third of a point above lots with every seed, and less than it costs. Predictors alone on'
-    ' training images, from scratch, and with the classes learned, were not repeated.',
+    ' not trained on (from scratch, two seeds): a third of a point above lots at best, and less than it costs.'
+    ' Predictors alone on training images, and with the classes learned, were not repeated.',
     'Thresholds are chosen without labels, by agreement with the answer at 64 px. That chose 32 and 64 px everywhere;'
     ' 48 and 64 px would have been the better pair of rungs, about even with the own line.',
     'Not finished in time: the network at 48 px with as many multiplications, so there is no static line of equal'
