@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 import timm_drnet
-from timm_drnet.hub.checkpoints import checkpoint_filter_fn
+from timm_drnet.hub.checkpoints import checkpoint_filter_fn, load_weights
 
 SMALL = {'channels': (16, 24, 32, 40)}
 
@@ -136,3 +136,13 @@ def test_wrong_weights_are_refused(make_tiny, plain):
     model = make_tiny(num_classes=7)
     with pytest.raises(RuntimeError, match='Error.s. in loading state_dict'):
         model.load_state_dict(checkpoint_filter_fn(plain.state_dict(), model))
+
+
+def test_cascade_of_what_was_trained_beside_a_predictor(make_tiny, shake, images):
+    """The pretrain stage leaves a predictor that a cascade has no use for."""
+    trained = shake(make_tiny(stage='pretrain')).eval()
+    cascade = make_tiny(router='cascade', seed=1).eval()
+    load_weights(cascade, trained.state_dict())
+    x = images(3)
+    for j in range(3):
+        assert torch.equal(cascade.forward_at(x, j), trained.forward_at(x, j))

@@ -79,6 +79,7 @@ def tune_norms(
                 if not math.isfinite(total):
                     raise ValueError('The loss is not finite: use a smaller lr.')
                 optimizer.step()
+                torch.clear_autocast_cache()  # a caller's autocast would go on with the weights of the first step
                 images += len(batch)
                 after_step()
             after_epoch(epoch + 1, total / max(images, 1), {'optimizer': optimizer.state_dict(), 'epoch': epoch + 1})

@@ -22,8 +22,8 @@ def checkpoint_filter_fn(state_dict: dict[str, torch.Tensor], model: DRNet) -> d
     """Convert a state dict for a DRNet, as timm's ``pretrained_filter_fn``.
 
     Args:
-        state_dict: Of a DRNet, returned as it is, or of its plain backbone: then every norm goes to all resolutions,
-            and the predictor starts by choosing the largest.
+        state_dict: Of a DRNet, returned as it is, but without a predictor for a cascade; or of its plain backbone: then
+            every norm goes to all resolutions, and the predictor starts by choosing the largest.
         model: The DRNet that is to load it.
 
     Returns:
@@ -35,6 +35,8 @@ def checkpoint_filter_fn(state_dict: dict[str, torch.Tensor], model: DRNet) -> d
     _check_prefix(state_dict, model)
     if any(key.startswith('backbone.') for key in state_dict):
         check_resolutions(state_dict, model)
+        if model.predictor is None:  # a cascade of a backbone that was trained beside a predictor
+            return {key: value for key, value in state_dict.items() if not key.startswith('predictor.')}
         return state_dict
     norms = {
         name: len(module.norms) for name, module in model.backbone.named_modules()
