@@ -21,7 +21,8 @@ COMMANDS = {
     'predict': ['IMAGE'], 'classify': ['MODEL', '--input', 'IMAGES', '--output', 'OUT'], 'validate': ['MODEL', 'DATA'],
     'analyze': ['MODEL', 'DATA', 'OUT'], 'flops': ['MODEL'], 'budget': ['MODEL', 'DATA'],
     'adapt': ['BACKBONE', 'IMAGES', '--output', 'OUT'], 'bench': ['MODEL'], 'export': ['MODEL', 'OUT'],
-    'publish': ['SOURCE', 'ORG/NAME'], 'convert-mindspore': ['A', 'B', 'OUT'], 'last-checkpoint': ['FOLDER']}
+    'publish': ['SOURCE', 'ORG/NAME'], 'convert-mindspore': ['A', 'B', 'OUT'], 'last-checkpoint': ['FOLDER'],
+    'run': ['SCRIPT']}
 
 
 def test_help_and_version_do_without_pytorch():

@@ -42,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
     for add_command in (
             _predict, _classify, _validate, _analyze, _flops, _budget, _adapt, _bench, _export, _publish,
-            _convert_mindspore, _last_checkpoint):
+            _convert_mindspore, _last_checkpoint, _run):
         add_command(commands)
     return parser
 
@@ -289,3 +289,13 @@ def _last_checkpoint(commands: Subparsers) -> None:
         description='Print the path of the newest whole checkpoint of a training: train.py --resume "$(timm-drnet'
                     ' last-checkpoint FOLDER)".')
     parser.add_argument('folder', metavar='FOLDER', type=Path, help='into which train.py wrote its checkpoints')
+
+
+def _run(commands: Subparsers) -> None:
+    parser = commands.add_parser(
+        'run', help="run a script of timm's with the models of this package",
+        description="Run one of timm's scripts (train.py, validate.py, inference.py, benchmark.py, onnx_export.py) or"
+                    ' any other with the models of this package registered. Everything behind SCRIPT is the'
+                    " script's, and so is the exit code.")
+    parser.add_argument('script', metavar='SCRIPT', help="its path, such as that in a clone of timm's repository")
+    parser.add_argument('arguments', metavar='ARGUMENT', nargs=argparse.REMAINDER, help="the script's own")
