@@ -150,3 +150,23 @@ def test_a_task_of_timm_installs_the_log_once(make_tiny, images, lines):
     task(images(4), torch.arange(4))
     model.eval()(images(1))
     assert len(lines()) == 1
+
+
+def test_checkpoint_of_an_epoch_without_a_step_is_refused(make_tiny, images):
+    """What timm's train.py does with a batch larger than the data."""
+    model = make_tiny().train()
+    task = timm.task.ClassificationTask(model, torch.nn.CrossEntropyLoss(), verbose=False)
+    average = copy.deepcopy(model)
+    model.eval()(images(1))
+    model.state_dict()  # evaluated before an epoch has begun
+    for x in ([images(4)], []):
+        task.get_trainable_module().train()
+        for batch in x:
+            task(batch, torch.arange(4))
+        model.eval()(images(1))
+        average.train().eval()(images(1))
+        average.state_dict()
+        if x:
+            model.state_dict()
+    with pytest.raises(RuntimeError, match=r'An epoch of training had no step.*Use a batch size \(train.py -b\) of at'):
+        model.state_dict()

@@ -24,10 +24,10 @@ from timm.utils import unwrap_model
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..core.drnet import DRNet
 from ..cost.costs import Costs, measure_costs
+from ..model import DRNet
 from .ensemble import ensemble_distillation
-from .routing_log import install_routing_log
+from .routing_log import expect_steps, install_routing_log
 from .utility import utility_loss
 
 _logger = logging.getLogger(__name__)
@@ -263,6 +263,7 @@ def _watch_tasks(module: nn.Module, name: str, submodule: nn.Module | None) -> N
     _check_task(module, model)
     _check_wrapper(model, submodule)
     prepare_training(model)
+    expect_steps(model)
     if '_drnet_loss' not in module.__dict__:
         module.__dict__['_drnet_loss'] = module.register_forward_hook(_complete_task_loss, with_kwargs=True)
 

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import nn
 
-from ..core.drnet import DRNet
 from ..cost.costs import Costs, measure_costs
 from ..deploy.eval_mode import evaluating
+from ..model import DRNet
 from .loss import flops_loss, predictor_loss
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from ..core.drnet import DRNet
 from ..cost.flops import cost_table
+from ..model import DRNet
 
 _logger = logging.getLogger(__name__)
 
@@ -40,6 +40,8 @@ class RoutingLog:
         self.unread: torch.Tensor | None = None
         """Further counts, (M,), on the device: a training step must not wait for them."""
         self.images = 0
+        self.epochs_trained: int | None = None
+        """What the model's `epochs_begun` was at its last training step; None where no task trains it."""
 
     def __deepcopy__(self, memo: Any) -> 'RoutingLog':
         """The log of a copied model begins at zero."""
@@ -56,10 +58,21 @@ class RoutingLog:
         else:
             self.counts = [a + b for a, b in zip(self.counts, model.last_counts, strict=True)]
         self.images += len(output)
+        if model.training and self.epochs_trained is not None:
+            self.epochs_trained = model.epochs_begun
 
     def before_state_dict(self, model: DRNet, prefix: str, keep_vars: bool) -> None:
-        """State dict hook: asked for after an evaluation, as a script does to save it, a report is due."""
+        """State dict hook: asked for after an evaluation, as a script does to save it, a report is due.
+
+        Raises:
+            RuntimeError: If the epoch before the evaluation had no step, which timm's train.py tells as ``loss 0``.
+        """
         if not model.training and not self.training:
+            if self.images and self.epochs_trained is not None and self.epochs_trained < model.epochs_begun:
+                raise RuntimeError(
+                    'An epoch of training had no step, so nothing was learned: the batch is larger than the training'
+                    ' data, and timm leaves out a last batch that is not full. Use a batch size (train.py -b) of at'
+                    ' most the number of training images, or of those of each process.')
             self.report()
             self._begin(training=False)
 
@@ -94,17 +107,31 @@ class RoutingLog:
         self.images = 0
 
 
-def install_routing_log(model: DRNet) -> None:
-    """Log the routing of a model from now on; a second call does nothing.
+def install_routing_log(model: DRNet) -> RoutingLog:
+    """Log the routing of a model from now on.
 
     Args:
         model: A DRNet with weights.
+
+    Returns:
+        The log; that of an earlier call, if there was one.
     """
-    installed = (getattr(hook, '__self__', None) for hook in model._forward_hooks.values())
-    if any(isinstance(owner, RoutingLog) for owner in installed):
-        return
+    for hook in model._forward_hooks.values():
+        owner = getattr(hook, '__self__', None)
+        if isinstance(owner, RoutingLog):
+            return owner
     rows = cost_table(model)
     predictor = rows[0].predictor_flops if model.args.uses_predictor else 0
     log = RoutingLog(model.resolutions, [row.backbone_flops for row in rows], predictor)
     model.register_forward_hook(log.after_forward)
     model.register_state_dict_pre_hook(log.before_state_dict)  # type: ignore[no-untyped-call]
+    return log
+
+
+def expect_steps(model: DRNet) -> None:
+    """Refuse the checkpoint of an epoch without a step from now on.
+
+    Args:
+        model: A DRNet that one of timm's tasks trains.
+    """
+    install_routing_log(model).epochs_trained = model.epochs_begun
