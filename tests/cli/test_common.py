@@ -6,13 +6,17 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from timm.data import ImageNetInfo
 
 import timm_drnet
 from timm_drnet import DEFAULT_MODEL
 from timm_drnet.cli import main
 from timm_drnet.cli.common import load_model, pick_device
 from timm_drnet.cli.output import UserError
+from timm_drnet.data.labels import class_labels
 from timm_drnet.data.reading import image_loader
+from timm_drnet.hub.publishing import disown_source
+from timm_drnet.train.training_run import TrainingRun
 
 PHOTO = str(next((Path(__file__).parents[2] / 'examples' / 'photos').glob('*.jpg')))
 
@@ -148,6 +152,55 @@ def test_number_of_classes_and_channels_is_that_of_the_checkpoint(tmp_path):
         assert torch.equal(load_model('drnet', None, str(tmp_path / 'last.pth.tar'))(x), trained(x))
         embeddings = load_model('drnet', 0, str(tmp_path / 'last.pth.tar'))(x)
         assert torch.equal(trained.get_classifier()(embeddings), trained(x))
+
+
+@pytest.mark.parametrize(('folders', 'names'), [
+    (('b10', 'b9', 'a'), ('a', 'b9', 'b10')),  # in timm's order
+    (('b', 'a'), ('0', '1', '2')),  # other data by now
+    ((), ('0', '1', '2')),
+])
+def test_names_of_the_classes_are_those_of_the_folder_that_train_py_recorded(tmp_path, folders, names):
+    for name in folders:
+        (tmp_path / 'data/train' / name).mkdir(parents=True)
+        (tmp_path / 'data/train' / name / 'one.jpg').touch()
+    trained = timm_drnet.create_drnet(num_classes=3, **KWARGS)
+    recorded = Namespace(model_kwargs=KWARGS, data_dir=str(tmp_path / 'data'), dataset='', train_split='train')
+    torch.save({'state_dict': trained.state_dict(), 'args': recorded}, tmp_path / 'last.pth.tar')
+    # What the weights were that the training may have started from, is not what these are.
+    overlay = {'label_names': ['x', 'y', 'z'], 'license': 'mit'}
+    model = load_model('drnet', None, str(tmp_path / 'last.pth.tar'), pretrained_cfg_overlay=overlay)
+    assert class_labels(model) == names
+    assert 'license' not in model.pretrained_cfg
+
+
+def test_thousand_classes_of_imagenet_keep_their_descriptions(tmp_path):
+    run = TrainingRun({'data_dir': str(tmp_path)})
+    for name in ImageNetInfo().label_names():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / 'one.JPEG').touch()
+    model = timm_drnet.create_drnet(**KWARGS)
+    disown_source(model, run)
+    assert class_labels(model)[0].startswith('tench')
+    (tmp_path / 'n01440764').rename(tmp_path / 'n0')  # a thousand classes of somebody's own
+    disown_source(model, run)
+    assert class_labels(model)[0] == 'n0'
+
+
+@pytest.mark.parametrize(('command', 'told'), [
+    (['predict', PHOTO, '--model', 'FILE'], 'the name of its model, as in "drnet_resnet50 --checkpoint FILE"'),
+    (['validate', 'FILE', '.'], 'the name of its model, as in "drnet_resnet50 --checkpoint FILE"'),
+    (['flops', 'FILE'], 'the name of its model, as in "drnet_resnet50"'),
+    (['predict', PHOTO, '--model', 'none.pth.tar'], 'none.pth.tar: no such file'),
+    (['predict', PHOTO, '--model', 'FOLDER'], 'this is a folder; the model saved in it is local-dir:'),
+])
+def test_path_in_place_of_the_name_of_a_model(command, told, tmp_path, capsys):
+    path = str(tmp_path / 'last.pth.tar')
+    torch.save({'state_dict': {}, 'args': Namespace(model='drnet_resnet50')}, path)
+    places = {'FILE': path, 'FOLDER': str(tmp_path)}
+    assert main([places.get(argument, argument) for argument in command]) == 2
+    err = capsys.readouterr().err
+    assert told.replace('FILE', path) in err
+    assert err.count('\n') == 1
 
 
 def test_model_without_weights_says_how_to_give_them():

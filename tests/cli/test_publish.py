@@ -178,10 +178,13 @@ def test_card_is_made_of_what_was_given(run, models, checkpoint, tmp_path):
 def test_licence_base_model_and_results_are_not_invented(run, checkpoint, tmp_path):
     _, out, _ = run(checkpoint)
     for line in (
-            "licence     apache-2.0 (the model's configuration", 'base model  not named', 'accuracy    not measured',
+            'licence     other (not named; --license)', 'base model  not named', 'accuracy    not measured',
             'labels      none in the configuration', 'data sets   not named'):
         assert line in out
-    assert 'Not measured.' in (tmp_path / 'dry/README.md').read_text()
+    card = (tmp_path / 'dry/README.md').read_text()
+    assert 'Not measured.' in card
+    assert 'No licence was named for the weights' in card
+    assert json.loads((tmp_path / 'dry/config.json').read_text())['pretrained_cfg']['license'] == 'other'
 
 
 def test_shipped_model(run, tmp_path):

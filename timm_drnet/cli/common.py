@@ -14,12 +14,13 @@ from ..data.output_folder import check_output_folder, staged
 from ..hub import zoo  # noqa: F401  # registers the models
 from ..hub.checkpoints import check_finite, count_classes, load_weights, read_weights
 from ..hub.configuration import check_fields, check_name
-from ..hub.publishing import save_folder
+from ..hub.publishing import disown_source, save_folder
 from ..model import DRNet
 from ..train.resume import CheckpointError, check_checkpoint
 from ..train.training_run import TrainingRun, read_training_run
 from .output import UserError
 
+_FILES = ('.tar', '.pth', '.pt', '.ckpt', '.bin', '.safetensors')  # which no name of a model ends in
 _PREPARATION = ('mean', 'std', 'interpolation', 'crop_pct')
 
 
@@ -53,6 +54,14 @@ def load_model(
     """
     if num_classes is not None and num_classes < 0:
         raise UserError(f'--num-classes {num_classes}: use the number of classes of the weights')
+    if is_file(name):
+        try:
+            named = read_training_run(name).model
+        except (ValueError, OSError):
+            named = None
+        weights_too = f' {option} {name}' if pretrained else ''
+        raise UserError(f'model {name!r}: this is a file of weights; give the name of its model, as in'
+                        f' "{named or "MODEL"}{weights_too}"')
     try:
         check_name(name)
         recorded, weights = (TrainingRun(), None) if checkpoint is None else read_checkpoint(checkpoint, option)
@@ -82,6 +91,8 @@ def load_model(
         except (ValueError, RuntimeError) as error:
             raise UserError(f'{source}: {first_line(error)}') from error
         config.update(prepared)
+        if recorded.args:
+            disown_source(model, recorded)
     elif pretrained and model.num_classes not in (0, config['num_classes']):
         raise UserError(f'--num-classes {num_classes}: the weights of {name!r} are for {config["num_classes"]} classes;'
                         ' give others with --checkpoint')
@@ -91,6 +102,27 @@ def load_model(
         except ValueError as error:
             raise UserError(f'{source}: {error}') from error
     return model.eval()
+
+
+def is_file(name: str) -> bool:
+    """Whether what was given as a model is a file of weights.
+
+    Args:
+        name: As the user gave it.
+
+    Raises:
+        UserError: If it is the path of something else, or of nothing.
+    """
+    path = Path(name)
+    if path.is_file():
+        return True
+    if name.startswith(('hf-hub:', 'hf_hub:', 'local-dir:')) or timm.is_model(name.partition('.')[0]):
+        return False
+    if path.is_dir():
+        raise UserError(f'{name}: this is a folder; the model saved in it is local-dir:{name}')
+    if path.suffix in _FILES:
+        raise UserError(f'{name}: no such file')
+    return False
 
 
 def read_labels(name: str) -> list[str]:

@@ -260,7 +260,8 @@ def _publish(commands: Subparsers) -> None:
     add('--dataset', metavar='ID', action='append', default=[],
         help='data set by its name on the Hub, such as imagenet-1k; may be repeated, that of --results comes first')
     add('--base-model', metavar='ORG/NAME', help='model on the Hub that the training started from')
-    add('--license', metavar='ID', help="licence of the weights (the configuration's, else apache-2.0)")
+    add('--license', metavar='ID',
+        help="licence of the weights (the configuration's, but for those that train.py wrote)")
     add('--private', action='store_true', help='create a private repository')
     add('--revision', metavar='BRANCH', help='existing branch to commit to (main)')
     add('--create-pr', action='store_true', help='open a pull request')

@@ -7,19 +7,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import timm
 from huggingface_hub.utils import HFValidationError, validate_repo_id  # type: ignore[attr-defined]
 
 from ..evaluate.results import Results
-from ..hub.model_card import model_card
+from ..hub.model_card import UNNAMED, model_card
 from ..hub.publishing import PublishError, disown_source, find_token, infer_base_model, publish
 from ..model import DRNet
 from ..train.training_run import TrainingRun, read_training_run
-from .common import check_model_folder, load_model, read_labels, save_model
+from .common import check_model_folder, is_file, load_model, read_labels, save_model
 from .output import UserError, show
 
 _SOURCE = 'CHECKPOINT_OR_MODEL'
-_FILES = ('.tar', '.pth', '.pt', '.ckpt', '.bin', '.safetensors')  # which no name of a model ends in
 
 
 def run(args: argparse.Namespace) -> int:
@@ -36,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
                         ' give one line for each class')
     data_config = training.data_config if training else {}
     results = _read_results(args.results, model) if args.results else None
-    license = args.license or _cfg(model).get('license') or 'apache-2.0'
+    license = args.license or _cfg(model).get('license') or UNNAMED
     base_model = args.base_model or infer_base_model(model, training)
     card = model_card(
         model, args.repo_id, license, results, training, data_config, args.dataset, base_model, labels)
@@ -89,7 +87,7 @@ def _check(args: argparse.Namespace) -> None:
 def _load(args: argparse.Namespace) -> tuple[DRNet, TrainingRun | None]:
     """The model, and the training it comes from if it is a checkpoint."""
     training = None
-    if _is_file(args.source):
+    if is_file(args.source):
         try:
             training = read_training_run(args.source)
         except ValueError as error:
@@ -108,19 +106,6 @@ def _load(args: argparse.Namespace) -> tuple[DRNet, TrainingRun | None]:
         raise UserError(f'{args.source}: the model has no classifier (num_classes=0)')
     _check_stage(args, model, training)
     return model, training
-
-
-def _is_file(source: str) -> bool:
-    path = Path(source)
-    if path.is_file():
-        return True
-    if source.startswith(('hf-hub:', 'hf_hub:', 'local-dir:')) or timm.is_model(source.partition('.')[0]):
-        return False
-    if path.is_dir():
-        raise UserError(f'{source}: this is a folder; the model saved in it is local-dir:{source}')
-    if path.suffix in _FILES:
-        raise UserError(f'{source}: no such file')
-    return False
 
 
 def _check_stage(args: argparse.Namespace, model: DRNet, training: TrainingRun | None) -> None:
@@ -162,7 +147,7 @@ def _summary(
     named = len(_cfg(model).get('label_names') or ()) == model.num_classes
     names = args.labels or ("of the model's configuration" if named else 'none in the configuration (--labels)')
     origin = '--license' if args.license else (
-        "the model's configuration" if _cfg(model).get('license') else 'the default') + '; --license for another'
+        "the model's configuration; --license for another" if _cfg(model).get('license') else 'not named; --license')
     accuracy = 'not measured (--results)'
     if results is not None:
         found = results.validation

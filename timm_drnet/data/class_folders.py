@@ -33,11 +33,9 @@ class ClassFolders(Reader):
 
     def __init__(self, root: str, class_map: Mapping[str, int] | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        extensions = get_img_extensions()
         found = [
-            (os.path.join(folder, name), '' if folder == root else os.path.basename(folder))
-            for folder, names in walk(root) for name in names
-            if not name.startswith('.') and os.path.splitext(name)[1].lower() in extensions]
+            (os.path.join(folder, name), _class_of(folder, root))
+            for folder, names in walk(root) for name in names if _is_image(name)]
         if class_map is None:
             class_map = {name: i for i, name in enumerate(sorted({name for _, name in found}, key=natural_key))}
         self.root = root
@@ -47,7 +45,8 @@ class ClassFolders(Reader):
             key=lambda sample: natural_key(sample[0]))
         if not self.samples:
             raise FileNotFoundError(
-                f'Found 0 images in subfolders of {root}. Supported image extensions are {", ".join(extensions)}')
+                f'Found 0 images in subfolders of {root}. Supported image extensions are'
+                f' {", ".join(get_img_extensions())}')
 
     def __getitem__(self, index: int) -> tuple[BinaryIO, int]:
         """The opened file of an image, and its label."""
@@ -63,6 +62,19 @@ class ClassFolders(Reader):
         if basename:
             return os.path.basename(path)
         return path if absolute else os.path.relpath(path, self.root)
+
+
+def class_names(root: str) -> list[str]:
+    """Names of the classes in the order of their labels, in less time than `ClassFolders` takes for many images.
+
+    Args:
+        root: The folder.
+
+    Raises:
+        OSError: If a folder cannot be read.
+    """
+    found = {_class_of(folder, root) for folder, names in walk(root) if any(map(_is_image, names))}
+    return sorted(found, key=natural_key)
 
 
 def folder_of_split(root: str, split: str) -> str:
@@ -96,3 +108,11 @@ def read_class_map(name: str, root: str) -> dict[str, int]:
     if path.suffix.lower() != '.txt':
         return dict(load_class_map(str(path)))
     return {name: label for label, name in enumerate(read_names(path))}
+
+
+def _is_image(name: str) -> bool:
+    return not name.startswith('.') and os.path.splitext(name)[1].lower() in get_img_extensions()
+
+
+def _class_of(folder: str, root: str) -> str:
+    return '' if folder == root else os.path.basename(folder)

@@ -27,6 +27,9 @@ _CITATION = """\
   year      = {2021}
 }"""
 
+UNNAMED = 'other'
+"""The Hub's name for a licence that is none of those it knows, as that of weights whose authors named none."""
+
 _NAMED = 10  # labels in the card
 
 # Arguments of train.py that make up a recipe. Paths, devices and logging are nobody else's business.
@@ -338,10 +341,13 @@ def _limits(model: DRNet, results: Results | None) -> str:
 
 
 def _licence(license: str) -> str:
+    told = (
+        'No licence was named for the weights; ask their authors.' if license == UNNAMED
+        else f'The weights are under the licence `{license}`.')
     return f"""\
 ## Licence and citation
 
-The weights are under the licence `{license}`. The method is that of [Zhu et al., NeurIPS 2021]({_PAPER}):
+{told} The method is that of [Zhu et al., NeurIPS 2021]({_PAPER}):
 
 ```bibtex
 {_CITATION}

@@ -11,6 +11,7 @@ import timm
 import torch
 from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, ModelCard, get_token
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+from timm.data import ImageNetInfo, infer_imagenet_subset
 from timm.models import save_for_hf
 
 from ..core.drnet import DRNet
@@ -26,15 +27,25 @@ class PublishError(Exception):
     """The Hub did not take what it was given; the message says why and what to do, in one line."""
 
 
-def disown_source(model: DRNet) -> None:
+def disown_source(model: DRNet, run: TrainingRun | None = None) -> None:
     """Drop from a model's configuration what is about the weights it was registered with, as it holds others now.
 
     Args:
         model: The model, changed in place.
+        run: The training that the others come from. It decides on the names of the classes, and the licence of the
+            earlier weights says nothing about its own.
     """
     cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]  # timm's attribute
     for key in ('tag', 'origin_url', 'description', 'notes'):
         cfg.pop(key, None)
+    if run is None or not run.args:
+        return
+    for key in ('license', 'label_names', 'label_descriptions'):
+        cfg.pop(key, None)
+    names = run.class_names()
+    subset = infer_imagenet_subset(model)
+    if names and len(names) == model.num_classes and not (subset and names == ImageNetInfo(subset).label_names()):
+        cfg['label_names'] = names
 
 
 def infer_base_model(model: DRNet, run: TrainingRun | None = None) -> str | None:

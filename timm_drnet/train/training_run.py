@@ -1,6 +1,7 @@
 """Training runs: what a checkpoint of timm's train.py says about itself, read without running what it may hold."""
 
 import argparse
+import os
 import pickle
 import reprlib
 from dataclasses import dataclass, field
@@ -8,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from timm.utils import load_checkpoint_metadata
+
+from ..data.class_folders import class_names, folder_of_split, read_class_map
 
 _DATA_ARGS = ('img_size', 'input_size', 'mean', 'std', 'interpolation', 'crop_pct')
 _MODEL_ARGS = {'in_chans': 'in_chans', 'gp': 'global_pool', 'bn_momentum': 'bn_momentum', 'bn_eps': 'bn_eps'}
@@ -58,6 +61,24 @@ class TrainingRun:
         """Whether it began with the weights that the model's configuration names."""
         return bool(self.args.get('pretrained')) and not (
             self.args.get('pretrained_path') or self.args.get('initial_checkpoint'))
+
+    def class_names(self) -> list[str] | None:
+        """Names of the classes in the order of their labels, None where they cannot be told.
+
+        A checkpoint does not hold them, but says which folder of classes it was trained on, if that is still there.
+        """
+        root = self.args.get('data_dir') or self.args.get('data')
+        if not isinstance(root, str) or self.args.get('dataset') or not os.path.isdir(root):
+            return None
+        try:
+            if self.args.get('class_map'):
+                labels = read_class_map(self.args['class_map'], root)
+                names = sorted(labels, key=lambda name: labels[name])
+            else:
+                names = class_names(folder_of_split(root, self.args.get('train_split') or 'train'))
+        except (OSError, ValueError, TypeError, AttributeError):
+            return None
+        return None if '' in names else names
 
 
 def read_training_run(path: str | Path) -> TrainingRun:
