@@ -3,6 +3,7 @@
 import json
 import random
 import re
+from argparse import Namespace
 
 import pytest
 import timm
@@ -72,13 +73,19 @@ def test_adapt(photographs, weights, tmp_path, capsys):
     assert spent == pytest.approx(.8 * rows[0].backbone_flops, rel=0.2)  # of all the images it is 80 %
 
 
-def test_json(photographs, weights, tmp_path, capsys):
-    args = '--checkpoint', weights[1], '--resolutions', 64, 48, '--target', .8, '--epochs', 0, '--json'
+def test_json_and_a_checkpoint_of_train_py(photographs, weights, tmp_path, capsys):
+    for name in 'abcd':
+        (tmp_path / 'data/train' / name).mkdir(parents=True)
+        (tmp_path / 'data/train' / name / 'one.jpg').touch()
+    recorded = Namespace(model='test_resnet', data_dir=str(tmp_path / 'data'))
+    torch.save({'state_dict': weights[0].state_dict(), 'args': recorded}, tmp_path / 'last.pth.tar')
+    args = '--checkpoint', tmp_path / 'last.pth.tar', '--resolutions', 64, 48, '--target', .8, '--epochs', 0, '--json'
     assert run(photographs, '--output', tmp_path / 'out', *args) == 1
     found = json.loads(capsys.readouterr().out)
     assert found['resolutions'] == [64, 48]
     assert found['budget']['chosen']['cost'] == pytest.approx(found['budget']['target'], rel=0.01)
     assert [trial['resolution'] for trial in found['trials']] == [48]
+    assert timm.create_model(f'local-dir:{tmp_path / "out"}').pretrained_cfg['label_names'] == ['a', 'b', 'c', 'd']
     assert found['verdict'] is None or {'sentence', 'static', 'lots', 'warnings'} <= found['verdict'].keys()
 
 

@@ -28,7 +28,8 @@ def run(args: argparse.Namespace) -> int:
     state = check_output_file(f'{output}.progress', '--output')
     labels = read_labels(args.labels) if args.labels else None
     device = pick_device(args.device)
-    model = _drnet(args).to(device)
+    run, weights = (None, None) if args.checkpoint is None else read_checkpoint(args.checkpoint, '--checkpoint')
+    model = _drnet(args, weights).to(device)
     if labels is not None and len(labels) != model.num_classes:
         raise UserError(f'--labels {args.labels}: {len(labels)} names for a model of {model.num_classes} classes')
     output = check_model_folder('--output', args.output, model)
@@ -47,16 +48,15 @@ def run(args: argparse.Namespace) -> int:
         show(*_summary(args, found))
     for name, reason in unreadable.items():
         tell('adapt', f'skipped {name}: {reason}')
-    disown_source(model)
+    disown_source(model, run)
     save_model(model.cpu(), output, None, labels)
     state.unlink(missing_ok=True)
     return 1 if unreadable else 0
 
 
-def _drnet(args: argparse.Namespace) -> DRNet:
+def _drnet(args: argparse.Namespace, weights: dict[str, torch.Tensor] | None) -> DRNet:
     """The DRNet to adapt, with the weights of the backbone."""
     try:
-        weights = None if args.checkpoint is None else read_checkpoint(args.checkpoint, '--checkpoint')[1]
         create = {'pretrained': weights is None, **args.model_kwargs}
         plain: Any = timm.create_model(args.model, num_classes=args.num_classes, **create)
         if weights is not None:
