@@ -38,7 +38,7 @@ class DRNet(core.drnet.DRNet):
         ValueError: If an argument is out of range, or the backbone has no BatchNorm.
     """
 
-    epochs_begun = 0
+    _epochs_begun = 0
     """Calls of `train`."""
 
     def __init__(self, backbone: nn.Module, **args: Any) -> None:
@@ -208,7 +208,7 @@ class DRNet(core.drnet.DRNet):
 
     def train(self, mode: bool = True) -> Self:
         """Switch between training, where a loop like timm's begins an epoch with this call, and evaluation."""
-        self.epochs_begun += mode
+        self._epochs_begun += mode
         return super().train(mode)
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -41,7 +41,7 @@ class RoutingLog:
         """Further counts, (M,), on the device: a training step must not wait for them."""
         self.images = 0
         self.epochs_trained: int | None = None
-        """What the model's `epochs_begun` was at its last training step; None where no task trains it."""
+        """What the model's `_epochs_begun` was at its last training step; None where no task trains it."""
 
     def __deepcopy__(self, memo: Any) -> 'RoutingLog':
         """The log of a copied model begins at zero."""
@@ -59,7 +59,7 @@ class RoutingLog:
             self.counts = [a + b for a, b in zip(self.counts, model.last_counts, strict=True)]
         self.images += len(output)
         if model.training and self.epochs_trained is not None:
-            self.epochs_trained = model.epochs_begun
+            self.epochs_trained = model._epochs_begun
 
     def before_state_dict(self, model: DRNet, prefix: str, keep_vars: bool) -> None:
         """State dict hook: asked for after an evaluation, as a script does to save it, a report is due.
@@ -68,7 +68,7 @@ class RoutingLog:
             RuntimeError: If the epoch before the evaluation had no step, which timm's train.py tells as ``loss 0``.
         """
         if not model.training and not self.training:
-            if self.images and self.epochs_trained is not None and self.epochs_trained < model.epochs_begun:
+            if self.images and self.epochs_trained is not None and self.epochs_trained < model._epochs_begun:
                 raise RuntimeError(
                     'An epoch of training had no step, so nothing was learned: the batch is larger than the training'
                     ' data, and timm leaves out a last batch that is not full. Use a batch size (train.py -b) of at'
@@ -134,4 +134,4 @@ def expect_steps(model: DRNet) -> None:
     Args:
         model: A DRNet that one of timm's tasks trains.
     """
-    install_routing_log(model).epochs_trained = model.epochs_begun
+    install_routing_log(model).epochs_trained = model._epochs_begun
