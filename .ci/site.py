@@ -1,4 +1,4 @@
-"""Hooks of mkdocs: pyproject.toml alone says where the project lives, and that is where files outside docs/ are shown."""
+"""Hooks of mkdocs: pyproject.toml alone says where the project lives, which is where files outside docs/ are shown."""
 
 import re
 import tomllib
