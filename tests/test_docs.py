@@ -1,6 +1,7 @@
 """What the documentation shows runs as it stands, and what it names is there."""
 
 import re
+import runpy
 import shlex
 import shutil
 from argparse import Namespace
@@ -50,6 +51,16 @@ def test_commands_have_the_arguments_that_are_shown(page, capsys):
 def test_python_examples_run(page):
     for block in blocks(page, 'python'):
         exec(compile(block, page, 'exec'), {})
+
+
+def test_readme_of_a_release_has_whole_addresses():
+    site = runpy.run_path(str(ROOT / '.ci/site.py'))
+    text = 'a [page](docs/hub.md#top), ![a picture](docs/x.svg), [a folder](docs) and [another](https://a.b/c)'
+    there = site['URLS']['Repository']
+    assert site['to_repository'](text, '') == (
+        f'a [page]({there}/blob/main/docs/hub.md#top), ![a picture]({there}/raw/main/docs/x.svg), [a folder]'
+        f'({there}/tree/main/docs) and [another](https://a.b/c)')
+    assert not re.search(r'\]\((?!https?:|#)', site['to_repository']((ROOT / 'README.md').read_text(), ''))
 
 
 def test_the_api_is_that_of_the_package():
