@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     state = check_output_file(f'{output}.progress', '--output')
     labels = read_labels(args.labels) if args.labels else None
     device = pick_device(args.device)
-    run, weights = (None, None) if args.checkpoint is None else read_checkpoint(args.checkpoint, '--checkpoint')
+    training, weights = (None, None) if args.checkpoint is None else read_checkpoint(args.checkpoint, '--checkpoint')
     model = _drnet(args, weights).to(device)
     if labels is not None and len(labels) != model.num_classes:
         raise UserError(f'--labels {args.labels}: {len(labels)} names for a model of {model.num_classes} classes')
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         show(*_summary(args, found))
     for name, reason in unreadable.items():
         tell('adapt', f'skipped {name}: {reason}')
-    disown_source(model, run)
+    disown_source(model, training)
     save_model(model.cpu(), output, None, labels)
     state.unlink(missing_ok=True)
     return 1 if unreadable else 0
