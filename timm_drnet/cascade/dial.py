@@ -59,7 +59,7 @@ def measure_setting(
 def stop(thresholds: Sequence[float | None], sure: torch.Tensor) -> torch.Tensor:
     """Where images stop, (N,) int64, given their confidence at each candidate, (N, M)."""
     where = torch.zeros(len(sure), dtype=torch.int64)
-    for j, threshold in enumerate(thresholds, start=1):  # the smallest candidate, the last, has the last word
+    for j, threshold in enumerate(thresholds, start=1):  # the last, the smallest candidate, runs first and overrides the others
         if threshold is not None:
             where[sure[:, j] >= threshold] = j
     return where
@@ -94,7 +94,7 @@ def choose_thresholds(
         found = [
             measure_setting(thresholds, sure, agrees, costs)
             for thresholds in _candidates(number, sure, costs, target)]
-        found = [one for one in found if one.cost <= costs[0]]  # for more than that, nobody needs a cascade
+        found = [one for one in found if one.cost <= costs[0]]  # the plain backbone costs no more
         nearest += [one.cost for one in found]
         found = [one for one in found if abs(one.cost - target) <= 0.01 * target]
         if found:
@@ -141,7 +141,7 @@ def _candidates(
 
 
 def _threshold(sure: torch.Tensor, number: int) -> float:
-    """The confidence that so many images reach: in the middle between two, where rounding tips none."""
+    """The confidence that so many images reach, in the middle between two values, so that rounding changes nothing."""
     ordered = sure.double().sort(descending=True).values
     if number <= 0 or not len(ordered):
         return _BEYOND

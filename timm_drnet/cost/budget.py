@@ -277,7 +277,7 @@ def find_cost_weight(scores: torch.Tensor, costs: Costs, target: float) -> float
     """Find the cost weight at which the average cost is nearest to a target.
 
     The average falls in steps as the weight grows, one at each weight at which some image changes its resolution. All
-    of these are known, so the search is exact. The result lies in the middle of its step, where rounding tips no image.
+    of these are known, so the search is exact. The result lies in the middle of its step, so that rounding changes no choice.
 
     Args:
         scores: The predictor's, (N, M).
@@ -285,7 +285,7 @@ def find_cost_weight(scores: torch.Tensor, costs: Costs, target: float) -> float
         target: Average cost of an image, predictor included.
 
     Returns:
-        The weight; 0 where that comes to the same shares.
+        The weight; 0 where that gives the same shares.
 
     Raises:
         ValueError: If the nearest average is more than 1 % away.
@@ -339,7 +339,7 @@ def setting(
         cost_weight: float,
         hits: torch.Tensor | None = None,
 ) -> Setting:
-    """What one position of the dial comes to.
+    """Measure one position of the dial.
 
     Args:
         scores: The predictor's, (N, M).

@@ -154,7 +154,7 @@ def check_finite(state_dict: Mapping[str, torch.Tensor]) -> None:
 
 
 def start_predictor(model: DRNet) -> None:
-    """Let an untrained predictor choose the largest resolution, where weights of a plain backbone are at home.
+    """Let an untrained predictor choose the largest resolution, the one that a plain backbone was trained at.
 
     Only its classifier is set. In training the other resolutions are drawn too, 21 % of the time each if there are
     three, so it can learn.

@@ -126,7 +126,7 @@ def save_folder(
 
 
 def _check_rebuilt(model: DRNet, folder: Path) -> None:
-    """Nobody should find out after the download that a model was changed in a way that its arguments do not tell."""
+    """Refuse a model that its arguments do not describe: it could not be loaded after a download."""
     with torch.device('meta'):
         rebuilt = timm.create_model(f'local-dir:{folder}', cost_weight=0.0)  # which needs weights
     shapes, wanted = ({k: tuple(v.shape) for k, v in m.state_dict().items()} for m in (rebuilt, model))
@@ -195,7 +195,7 @@ def publish(
     token = token or find_token()
     api = HfApi(token=token, library_name='timm-drnet', library_version=__version__)
     try:
-        if revision not in (None, 'main'):  # a slip of the pen must not leave a new repository behind
+        if revision not in (None, 'main'):  # checked first: a mistyped branch must not create a repository
             api.repo_info(repo_id, revision=revision)
         # None leaves a new repository to the organization's default, which may be private.
         api.create_repo(repo_id, private=private or None, exist_ok=True)
