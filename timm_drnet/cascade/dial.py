@@ -59,7 +59,7 @@ def measure_setting(
 def stop(thresholds: Sequence[float | None], sure: torch.Tensor) -> torch.Tensor:
     """Where images stop, (N,) int64, given their confidence at each candidate, (N, M)."""
     where = torch.zeros(len(sure), dtype=torch.int64)
-    for j, threshold in enumerate(thresholds, start=1):  # the last, the smallest candidate, runs first and overrides the others
+    for j, threshold in enumerate(thresholds, start=1):  # the smallest comes last and overrides the others
         if threshold is not None:
             where[sure[:, j] >= threshold] = j
     return where

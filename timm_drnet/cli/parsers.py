@@ -141,9 +141,9 @@ def _budget(commands: Subparsers) -> None:
     parser = commands.add_parser(
         'budget', help='trade accuracy for cost without training',
         description='Find how to turn the dial of a trained model so that images like the given ones cost a given'
-                    ' average, and print cost and shares at every position of the dial. The images need no labels; where'
-                    ' they are in a folder per class, the accuracy is printed too. The exit code is 1 if an image was'
-                    ' unreadable.')
+                    ' average, and print cost and shares at every position of the dial. The images need no labels;'
+                    ' where they are in a folder per class, the accuracy is printed too. The exit code is 1 if an image'
+                    ' was unreadable.')
     add_model_arguments(parser)
     add = parser.add_argument
     add('data', metavar='DATA', help='a folder of images, or a folder per class')

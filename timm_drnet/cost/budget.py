@@ -277,7 +277,8 @@ def find_cost_weight(scores: torch.Tensor, costs: Costs, target: float) -> float
     """Find the cost weight at which the average cost is nearest to a target.
 
     The average falls in steps as the weight grows, one at each weight at which some image changes its resolution. All
-    of these are known, so the search is exact. The result lies in the middle of its step, so that rounding changes no choice.
+    of these are known, so the search is exact. The result lies in the middle of its step, so that rounding changes no
+    choice.
 
     Args:
         scores: The predictor's, (N, M).
