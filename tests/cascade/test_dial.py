@@ -55,6 +55,16 @@ def test_target_is_met_by_the_setting_that_agrees_most(answers, target):
     assert found.agreement >= best - 2.5  # one standard error, by which two rungs have to be better than one
 
 
+@pytest.mark.parametrize(('wrong', 'rungs'), [(1, 1), (40, 2)])
+def test_of_settings_that_are_even_the_one_with_the_larger_rung_is_taken(wrong, rungs):
+    """The smallest candidate is always right as far as it is asked; the middle one is wrong on some images."""
+    sure = torch.rand(400, 3, generator=torch.Generator().manual_seed(0))
+    agrees = torch.ones(400, 3, dtype=torch.bool)
+    agrees[sure[:, 1].argsort(descending=True)[:wrong], 1] = False
+    found = choose_thresholds(sure, agrees, COSTS, 3.0)
+    assert [threshold is not None for threshold in found.thresholds] == [rungs == 1, rungs == 2]
+
+
 def test_rung_that_knows_nothing_is_left_out(answers):
     sure, agrees = answers
     agrees = agrees.clone()

@@ -74,7 +74,8 @@ def choose_thresholds(
     """Choose rungs and their thresholds for an average cost.
 
     No rung below the largest, one and two are tried; two have to agree more often than one by more than its standard
-    error, since there are many more of them to choose from.
+    error, since there are many more of them to choose from. Of settings that agree as often within the standard error, the
+    one that starts at the largest rung is taken: a network is less often sure of what is wrong where it sees more.
 
     Args:
         sure: Confidence of each image at each candidate, (N, M).
@@ -83,7 +84,7 @@ def choose_thresholds(
         target: Average cost of an image, in their unit.
 
     Returns:
-        The setting whose answers agree most often with the largest candidate's, among those nearest to the target.
+        The setting, one of those nearest to the target.
 
     Raises:
         ValueError: If no setting is within 1 % of the target; it says what can be reached.
@@ -98,7 +99,9 @@ def choose_thresholds(
         nearest += [one.cost for one in found]
         found = [one for one in found if abs(one.cost - target) <= 0.01 * target]
         if found:
-            leader = max(found, key=lambda one: (one.agreement, -one.cost))
+            most = max(one.agreement for one in found)
+            even = [one for one in found if one.agreement >= most - _standard_error(most, len(sure))]
+            leader = max(even, key=lambda one: (-_smallest_rung(one.thresholds), one.agreement, -one.cost))
             margin = 0.0 if best is None else _standard_error(best.agreement, len(sure))
             if best is None or leader.agreement > best.agreement + margin:
                 best = leader
@@ -154,6 +157,10 @@ def _paid(thresholds: Sequence[float | None], costs: Sequence[float]) -> list[fl
     """What an image pays that stops at each candidate."""
     ran = [j for j, threshold in enumerate(thresholds, start=1) if threshold is not None]
     return [cost + sum(costs[k] for k in ran if k > j) for j, cost in enumerate(costs)]
+
+
+def _smallest_rung(thresholds: Sequence[float | None]) -> int:
+    return max((j for j, threshold in enumerate(thresholds, start=1) if threshold is not None), default=0)
 
 
 def _standard_error(agreement: float, images: int) -> float:
