@@ -74,8 +74,8 @@ def choose_thresholds(
     """Choose rungs and their thresholds for an average cost.
 
     No rung below the largest, one and two are tried; two have to agree more often than one by more than its standard
-    error, since there are many more of them to choose from. Of settings that agree as often within the standard error, the
-    one that starts at the largest rung is taken: a network is less often sure of what is wrong where it sees more.
+    error, since there are many more of them to choose from. Of settings that agree as often within the standard error,
+    the one that starts at the largest rung is taken: a network is less often sure of what is wrong where it sees more.
 
     Args:
         sure: Confidence of each image at each candidate, (N, M).
@@ -164,7 +164,9 @@ def _smallest_rung(thresholds: Sequence[float | None]) -> int:
 
 
 def _standard_error(agreement: float, images: int) -> float:
-    return float((agreement * (100 - agreement) / images) ** 0.5)
+    """Of a percentage, with two images added on either side: none is certain (Agresti and Coull, 1998)."""
+    part = (agreement / 100 * images + 2) / (images + 4)
+    return float(100 * (part * (1 - part) / (images + 4)) ** 0.5)
 
 
 def _around(reached: Sequence[float], target: float) -> str:
