@@ -11,6 +11,7 @@ import argparse
 import ast
 import dataclasses
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -149,7 +150,7 @@ def run(args: argparse.Namespace) -> None:
     right = test['classes'] == test['labels'][:, None]
     oracle = find_oracle(timm_drnet.cost_table(study.model), smallest_right(right))
     result = {
-        'name': args.name, 'backbone': args.backbone, 'command': ' '.join(sys.argv[1:]), 'torch': torch.__version__,
+        'name': args.name, 'backbone': args.backbone, 'command': shlex.join(sys.argv[1:]), 'torch': torch.__version__,
         'timm': timm.__version__, 'images': len(right), 'resolutions': study.model.resolutions,
         'relative': [cost / study.costs[0] for cost in study.costs],
         'held': [100 * float(one) for one in right.double().mean(dim=0)],
