@@ -1,5 +1,6 @@
 """What commands write: refused before the work where it cannot be, and otherwise there as a whole or not at all."""
 
+import contextlib
 import importlib
 from pathlib import Path
 
@@ -38,14 +39,17 @@ def test_place_is_checked_before_the_work(argv, tmp_path, monkeypatch, capsys):
     assert err.count('\n') == 1
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def full_disk(monkeypatch):
-    """Function after which no file can be longer than a thousand bytes."""
+    """For a while, no file can be longer than a thousand bytes: pytest's own output neither."""
     resource = pytest.importorskip('resource')
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     monkeypatch.setattr(output_folder, '_LEAST', 1)
-    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize(('argv', 'printed'), [
@@ -54,9 +58,9 @@ def full_disk(monkeypatch):
     (['publish', MODEL, 'org/name', '--dry-run', '{out}'], 'weights'),
     (['bench', 'drnet', '-b', '1', '--repeats', '1', '--engine', 'eager', '--output', '{out}', *TINY], 'dynamic'),
 ], ids=lambda argv: argv[0])
-def test_nothing_half_written_and_no_result_lost(argv, printed, tmp_path, full_disk, capsys):
-    full_disk()
-    assert main([argument.format(out=tmp_path / 'out') for argument in argv]) == 2
+def test_nothing_half_written_and_no_result_lost(argv, printed, tmp_path, monkeypatch, capsys):
+    with full_disk(monkeypatch):
+        assert main([argument.format(out=tmp_path / 'out') for argument in argv]) == 2
     out, err = capsys.readouterr()
     assert printed in out
     assert f'{tmp_path}/out' in err
