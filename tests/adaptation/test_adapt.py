@@ -195,6 +195,32 @@ def test_too_few_images_for_the_target(plain, folder):
         adapt_model(drnet_to_adapt(plain, (64, 48)), few, Settings(0.8))
 
 
+def test_interrupted_predictor(plain, folder, tmp_path):
+    """The same first weights: what was done before the predictor is not refused as that of another model."""
+    def run(report=lambda line: None):
+        return adapt(
+            plain, folder, (64, 48), target=1.0, router='predictor', epochs=0, held_out=0.5, state=tmp_path / 'state',
+            report=report)
+
+    def interrupt(line):
+        if 'predictor: epoch 2' in line:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(interrupt)
+    assert (tmp_path / 'state').exists()
+    resumed, whole = run(), run()
+    for one, other in zip(resumed.model.state_dict().values(), whole.model.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_arguments_that_would_have_no_effect_are_refused(plain, folder):
+    with pytest.raises(TypeError, match='Invalid drop_rate'):
+        adapt(plain, folder, drop_rate=0.1)
+    with pytest.raises(ValueError, match=r'Invalid resolutions \(64, 32\): the backbone is a DRNet already'):
+        adapt(drnet_to_adapt(plain, (64, 48)), folder, (64, 32))
+
+
 def test_backbone_by_name(folder, monkeypatch):
     """A name stands for a model with its weights."""
     asked = []
@@ -205,5 +231,6 @@ def test_backbone_by_name(folder, monkeypatch):
         return create(name, **kwargs)
 
     monkeypatch.setattr(timm, 'create_model', create_model)
-    drnet_to_adapt('test_resnet', (64, 48), num_classes=5)
+    with pytest.raises(FileNotFoundError):
+        adapt('test_resnet', 'nowhere', (64, 48), num_classes=5)
     assert asked[0] == ('test_resnet', True, {'num_classes': 5})

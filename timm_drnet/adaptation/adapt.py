@@ -94,7 +94,7 @@ def adapt(
         device: To work on.
         state: A file that keeps the progress: after an interruption, the same call goes on from there.
         report: Called with a line about each thing that was tried.
-        **kwargs: Of the DRNet, or of a backbone that is given by its name.
+        **kwargs: Of ``timm.create_model``, for a backbone that is given by its name.
 
     Returns:
         The model, and what was found.
@@ -108,7 +108,10 @@ def adapt(
         >>> found.verdict.sentence, found.time_ratio  # doctest: +SKIP
     """
     settings = Settings(target, epochs, workers=workers, seed=seed)
-    model = drnet_to_adapt(backbone, resolutions, router, **kwargs).to(device)
+    if not isinstance(backbone, str) and kwargs:
+        raise TypeError(f'Invalid {", ".join(kwargs)}: a backbone that is a model has its arguments already.')
+    plain = timm.create_model(backbone, pretrained=True, **kwargs) if isinstance(backbone, str) else backbone
+    model = drnet_to_adapt(plain, resolutions, router, seed).to(device)
     photographs = find_photographs(images, held_out, seed, limit, model.num_classes, class_map)
     place = None if state is None else Path(state)
     found = adapt_model(model, photographs, settings, place, report)
@@ -118,22 +121,27 @@ def adapt(
 
 
 def drnet_to_adapt(
-        backbone: str | nn.Module,
+        plain: nn.Module,
         resolutions: Sequence[int] | None = None,
         router: str = 'cascade',
-        **kwargs: Any,
+        seed: int = 42,
 ) -> DRNet:
-    """The DRNet to adapt, as `adapt` makes it of a backbone."""
-    plain = timm.create_model(backbone, pretrained=True, **kwargs) if isinstance(backbone, str) else backbone
+    """The DRNet to adapt, as `adapt` makes it of a plain timm model; one that is a DRNet already stays as it is."""
     if isinstance(plain, DRNet):
+        if resolutions is not None and tuple(resolutions) != plain.resolutions:
+            raise ValueError(
+                f'Invalid resolutions {tuple(resolutions)}: the backbone is a DRNet already, of {plain.resolutions};'
+                ' leave them out, or give the plain backbone.')
         return plain
     cfg: Any = getattr(plain, 'pretrained_cfg', {})
     sides = default_resolutions(cfg['input_size'][-1]) if resolutions is None else tuple(resolutions)
     if router == 'cascade':
         return drnet_from(plain, resolutions=sides, router=router)
-    return drnet_from(
-        plain, resolutions=sides, router=router, predictor='inverted_residual', joint_resolutions='all',
-        predictor_loss='utility')
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # of the predictor's first weights: an interrupted run goes on from the same
+        return drnet_from(
+            plain, resolutions=sides, router=router, predictor='inverted_residual', joint_resolutions='all',
+            predictor_loss='utility')
 
 
 def default_resolutions(side: int) -> tuple[int, ...]:
@@ -177,7 +185,7 @@ def adapt_model(
         **{name: value for name, value in asdict(settings).items() if name != 'workers'},
         'resolutions': list(model.resolutions), 'held_out': photographs.held_out,
         'images': _digest(str(path) for path in photographs.paths),
-        'weights': _digest(str(float(p.detach().double().sum())) for p in model.parameters())})
+        'weights': _digest(str(float(p.double().sum())) for p in model.state_dict().values())})
     branches = Branches(model, photographs, settings, costs.backbone, progress, report)
     trials = branches.adapt()
     tuned = any(trial.kept and trial.change for trial in trials)

@@ -69,7 +69,7 @@ def _drnet(args: argparse.Namespace, weights: dict[str, torch.Tensor] | None) ->
                 f'--num-classes {args.num_classes}: the weights of {args.model!r} are for'
                 f' {plain.pretrained_cfg["num_classes"]} classes; give others with --checkpoint')
         check_finite(plain.state_dict())
-        return drnet_to_adapt(plain, args.resolutions, args.router)
+        return drnet_to_adapt(plain, args.resolutions, args.router, args.seed)
     except UserError:
         raise
     except Exception as error:  # timm's models check no argument, and these come from the command line
