@@ -198,6 +198,7 @@ def test_too_few_images_for_the_target(plain, folder):
 def test_interrupted_predictor(plain, folder, tmp_path):
     """The same first weights: what was done before the predictor is not refused as that of another model."""
     def run(report=lambda line: None):
+        torch.seed()  # each start is another process
         return adapt(
             plain, folder, (64, 48), target=1.0, router='predictor', epochs=0, held_out=0.5, state=tmp_path / 'state',
             report=report)
