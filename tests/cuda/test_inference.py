@@ -5,7 +5,7 @@ import io
 
 import pytest
 import torch
-from card import DEVICE, needs_card, waits_of
+from device import DEVICE, needs_card, waits_of
 
 from timm_drnet.adaptation.norms import estimate_statistics
 from timm_drnet.bulk.grouping import classify_grouped

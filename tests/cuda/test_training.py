@@ -5,7 +5,7 @@ import contextlib
 import pytest
 import torch
 import torch.distributed as dist
-from card import DEVICE, needs_card, waits_of
+from device import DEVICE, needs_card, waits_of
 from processes import on_ranks
 from timm.layers import convert_sync_batchnorm
 from timm.task import ClassificationTask
