@@ -14,11 +14,11 @@ from .cascade.climb import climb
 from .core.arguments import DRNetArgs
 from .core.drnet import TrainingStep
 from .core.routing import check_images, eager
-from .cost.budget import Budget, set_budget
 from .cost.costs import set_cost_weight
 from .deploy.compilation import branch_function
 from .deploy.deployed import DeployedDRNet, deploy
 from .deploy.graph_capture import refuse_tracing, scriptable, traced_forward
+from .evaluate.budgets import Budget, set_budget
 
 _logger = logging.getLogger(__name__)
 
@@ -142,7 +142,7 @@ class DRNet(core.drnet.DRNet):
             target: float | None,
             batches: Iterable[torch.Tensor | Sequence[torch.Tensor]] = (),
     ) -> Budget | None:
-        """Spend a given average on an image in evaluation, see `timm_drnet.cost.budget.set_budget`.
+        """Spend a given average on an image in evaluation, see `timm_drnet.evaluate.budgets.set_budget`.
 
         Args:
             target: Average cost of an image, predictor included, in GFLOPs or the unit of the model's ``cost``. None

@@ -55,6 +55,16 @@ def test_choices_are_those_of_the_model(make, images, kind, labelled):
     assert (answers.scores is None) == (kind in ('cascade', 'pretrain'))
 
 
+def test_scores_alone(tiny, images):
+    x = images(6)
+    answers = collect_answers(tiny, x.split(4), only_scores=True)
+    torch.testing.assert_close(answers.scores, tiny.predictor_scores(x))
+    assert answers.classes.shape == (6, 3, 0)
+    assert torch.equal(choose(tiny, answers), tiny.predict_resolution(x))
+    whole = collect_answers(tiny, [(x, torch.zeros(6))], only_scores=True)
+    assert torch.equal(whole.classes, collect_answers(tiny, [x]).classes)
+
+
 def test_dial_and_thresholds_may_move_afterwards(make, images):
     for kind in ('predictor', 'cascade'):
         model, x = make(kind), images(12)

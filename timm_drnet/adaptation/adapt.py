@@ -12,12 +12,12 @@ import timm
 import torch
 from torch import nn
 
-from ..cost.budget import TOLERANCE, Budget, turn_to
 from ..cost.costs import Costs, measure_costs
+from ..cost.dial import TOLERANCE
 from ..cost.flops import cost_table
 from ..cost.verdict import Verdict, judge
 from ..evaluate.answers import Answers, choose, collect_answers
-from ..evaluate.budgets import budget_of
+from ..evaluate.budgets import Budget, budget_of, turn_to
 from ..hub.plain_backbone import drnet_from
 from ..model import DRNet
 from .branches import Branches, Settings

@@ -11,13 +11,13 @@ import torch
 from tqdm import tqdm
 
 from ..core.drnet import DRNet
-from ..cost.budget import Budget, find_budget, turn_to
 from ..cost.costs import measure_costs
 from ..cost.latency import latency_table
 from ..data.datasets import open_labelled_images
 from ..data.files import find_images
 from ..data.labelled import DataError, make_loader
 from ..data.reading import Unreadable, data_config, image_loader, read_batches
+from ..evaluate.budgets import Budget, find_budget, turn_to
 from .budget_table import budget_table
 from .common import check_model_folder, load_model, pick_device, save_model
 from .output import UserError, show, tell

@@ -1,8 +1,9 @@
 """The table of what a dial can do, as several commands print it."""
 
 from ..core.drnet import DRNet
-from ..cost.budget import Budget, Setting
 from ..cost.costs import measure_costs
+from ..cost.dial import Setting
+from ..evaluate.budgets import Budget
 from .output import Column, table
 
 

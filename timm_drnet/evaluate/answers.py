@@ -27,7 +27,7 @@ class Answers:
     """The predictor's, before the dial, (N, M) float32; None where no predictor is in use."""
     classes: torch.Tensor
     """The most probable classes at each resolution, the first k of them, (N, M, k) integers; k is 5, or the number of
-    classes if there are fewer."""
+    classes if there are fewer, or 0 where only the predictor was asked."""
     probabilities: torch.Tensor
     """Of these classes, (N, M, k) float32."""
 
@@ -50,6 +50,7 @@ def collect_answers(
         batches: Iterable[torch.Tensor | Sequence[torch.Tensor]],
         amp: bool = False,
         channels_last: bool = False,
+        only_scores: bool = False,
 ) -> Answers:
     """Ask a DRNet about every image: the predictor once, if it is in use, and the classifier at each resolution.
 
@@ -58,6 +59,8 @@ def collect_answers(
         batches: Images, (B, C, S, S), or pairs of images and labels, (B,) integers, on any device.
         amp: Whether to run under autocast to bfloat16.
         channels_last: Whether to give the model images in that memory format.
+        only_scores: Whether to spare images without labels the classifier, which costs many times what the predictor
+            does.
 
     Returns:
         The answers, in the order of the images.
@@ -66,7 +69,10 @@ def collect_answers(
         ValueError: If the model has no classifier, an output is not finite, there is no image or no such label, or only
             some batches have labels.
     """
-    if model.num_classes < 1:
+    if only_scores and not model.args.uses_predictor:
+        raise ValueError(
+            "The model is of the pretrain stage and its predictor is not in use: create it with stage='joint'.")
+    if model.num_classes < 1 and not only_scores:
         raise ValueError('The model has no classifier (num_classes=0), so it has no answers.')
     weight = next(model.parameters())
     labels, scores, classes, probabilities = [], [], [], []
@@ -75,14 +81,17 @@ def collect_answers(
             images, target = (batch, None) if isinstance(batch, torch.Tensor) else (batch[0], batch[1])
             if target is not None:
                 labels.append(_checked(target, model.num_classes))
+            most = 0 if only_scores and target is None else min(_MOST, model.num_classes)
             x = images.to(weight.device, weight.dtype)
             if channels_last:
                 x = x.contiguous(memory_format=torch.channels_last)
             with torch.autocast(weight.device.type, torch.bfloat16, enabled=amp):
                 if model.args.uses_predictor:
                     scores.append(model.predictor_scores(x).float().cpu())
-                logits = torch.stack([model.forward_at(x, j).float() for j in range(len(model.resolutions))], dim=1)
-            top = logits.topk(min(_MOST, model.num_classes), dim=2)
+                logits = torch.stack([
+                    model.forward_at(x, j).float() if most else x.new_zeros(len(x), 0)
+                    for j in range(len(model.resolutions))], dim=1)
+            top = logits.topk(most, dim=2)
             classes.append(top.indices.cpu())
             probabilities.append(logits.softmax(dim=2).gather(2, top.indices).cpu())
             _check_finite(logits, 'model gives logits')

@@ -1,25 +1,112 @@
-"""What a dial can do, read off answers that were collected anyway."""
+"""Budgets: the dial of a DRNet, set by what an image may cost on average, read off its answers for some images."""
 
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from ..cascade.dial import choose_thresholds, measure_setting, stop
 from ..core.drnet import DRNet
-from ..cost.budget import (
-    Budget,
-    CascadeAnswers,
-    budget_curve,
-    cascade_budget,
-    find_cost_weight,
-    setting,
-)
-from ..cost.costs import measure_costs
-from .answers import Answers
+from ..cost.costs import Costs, measure_costs, set_cost_weight
+from ..cost.dial import Setting, budget_curve, check_target, find_cost_weight, setting
+from .answers import Answers, collect_answers
 
 
-def budget_of(model: DRNet, answers: Answers, target: float, points: int = 15) -> Budget:
-    """Find the position of a DRNet's dial that meets a target.
+@dataclass(frozen=True)
+class Budget:
+    """What the dial can do on some images."""
+
+    unit: str
+    """``GFLOPs`` or ``ms``."""
+    images: int
+    """Images that it was read off."""
+    curve: tuple[Setting, ...]
+    """From the most expensive position to the cheapest."""
+    chosen: Setting | None = None
+    """The position that meets the target; None if there was no target."""
+    target: float | None = None
+    """Average cost asked for, in the unit."""
+
+
+def set_budget(
+        model: DRNet,
+        target: float | None,
+        batches: Iterable[torch.Tensor | Sequence[torch.Tensor]] = (),
+) -> Budget | None:
+    """Turn the dial of a DRNet: from now on, spend a given average on an image in evaluation.
+
+    A predictor's choice becomes argmax(log p_j - w * C_j / C_max), with ``cost_weight`` w such that the average over
+    the given images meets the target within 1 %. A cascade gets the thresholds that meet it, and loses the rungs that
+    do not pay, such that its answers agree as often as can be with those of the largest resolution. Nothing is trained,
+    and training is not affected. The position goes where the model goes: to the Hub, to ``deploy()`` and into exports.
+
+    Args:
+        model: A cascade, or a DRNet in the joint stage; changed in place.
+        target: Average cost of an image, predictor included, in GFLOPs, or in milliseconds where the model's ``cost``
+            is in milliseconds. None for the choice as trained, w = 0.
+        batches: Images like those to come, (B, C, S, S), some hundreds or more, without labels, or pairs of images and
+            labels, (B,); with labels, the result says what the accuracy becomes.
+
+    Returns:
+        What the dial does on these images; None without a target.
+
+    Raises:
+        ValueError: If no position meets the target within 1 %, or there are no images. The model is as it was.
+    """
+    if target is None:
+        turn_to(model, Setting(0.0, 0.0, (), None))
+        return None
+    budget = find_budget(model, target, batches)
+    assert budget.chosen is not None
+    turn_to(model, budget.chosen)
+    return budget
+
+
+def turn_to(model: DRNet, setting: Setting) -> None:
+    """Turn the dial of a DRNet to a position.
+
+    Args:
+        model: Changed in place.
+        setting: The position, found for this model; only its weight or its thresholds count.
+    """
+    if model.args.router == 'cascade':
+        model.args = replace(model.args, thresholds=setting.thresholds)
+    else:
+        set_cost_weight(model, setting.cost_weight)
+
+
+def find_budget(
+        model: DRNet,
+        target: float | None,
+        batches: Iterable[torch.Tensor | Sequence[torch.Tensor]],
+        points: int = 15,
+) -> Budget:
+    """Find the position of the dial that meets a target on some images; the model is not changed.
+
+    Args:
+        model: As for `set_budget`, on the device to use.
+        target: As for `set_budget`. None for the curve alone.
+        batches: As for `set_budget`. With labels, the accuracy of each position is given.
+        points: Positions in the curve.
+
+    Returns:
+        The position and the curve.
+
+    Raises:
+        ValueError: As `collect_answers`, and if no position meets the target within 1 %.
+    """
+    check_target(target, measure_costs(model).unit)
+    answers = collect_answers(model, batches, only_scores=model.args.router == 'predictor')
+    return budget_of(model, answers, target, points)
+
+
+def budget_of(model: DRNet, answers: Answers, target: float | None, points: int = 15) -> Budget:
+    """Find the position of the dial that meets a target, by answers that were collected anyway.
 
     Args:
         model: The DRNet; it is not changed.
         answers: Of the DRNet.
-        target: Average cost of an image, everything included, in the unit of the model's costs.
+        target: As for `find_budget`.
         points: Positions in the curve.
 
     Returns:
@@ -28,12 +115,42 @@ def budget_of(model: DRNet, answers: Answers, target: float, points: int = 15) -
     Raises:
         ValueError: If no position meets the target within 1 %.
     """
+    if points < 2:
+        raise ValueError(f'Invalid points {points}: use at least 2.')
     costs = measure_costs(model)
-    classes = answers.classes[:, :, 0]
+    check_target(target, costs.unit)
+    hits = None if answers.labels is None else answers.hits[..., 0]
     if answers.scores is None:
-        return cascade_budget(
-            CascadeAnswers(answers.probabilities[:, :, 0], classes, answers.labels), costs, target, points)
-    hits = None if answers.labels is None else classes == answers.labels[:, None]
-    chosen = setting(answers.scores, costs, find_cost_weight(answers.scores, costs, target), hits)
-    return Budget(
-        costs.unit, len(answers), budget_curve(answers.scores, costs, points, hits), chosen, target)
+        curve, chosen = _thresholds(answers, costs, target, points, hits)
+    else:
+        curve = budget_curve(answers.scores, costs, points, hits)
+        chosen = None
+        if target is not None:
+            chosen = setting(answers.scores, costs, find_cost_weight(answers.scores, costs, target), hits)
+    return Budget(costs.unit, len(answers), curve, chosen, target)
+
+
+def _thresholds(
+        answers: Answers, costs: Costs, target: float | None, points: int, hits: torch.Tensor | None,
+) -> tuple[tuple[Setting, ...], Setting | None]:
+    """Of a cascade: the curve, and the position that meets the target."""
+    sure, classes = answers.probabilities[:, :, 0], answers.classes[:, :, 0]
+    agrees = classes == classes[:, :1]
+
+    def nearest(cost: float) -> Setting:
+        thresholds = choose_thresholds(sure, agrees, costs.backbone, cost).thresholds
+        one = measure_setting(thresholds, sure, agrees, costs.backbone)
+        top1 = None
+        if hits is not None:
+            top1 = 100 * float(hits.gather(1, stop(thresholds, sure)[:, None]).double().mean())
+        return Setting(0.0, one.cost, one.shares, top1, thresholds, one.agreement)
+
+    curve = {}
+    for cost in torch.linspace(max(costs.backbone), min(costs.backbone), points).tolist():
+        try:
+            one = nearest(cost)
+        except ValueError:  # out of reach: the curve shows what is not
+            continue
+        curve[one.thresholds] = one
+    ordered = tuple(sorted(curve.values(), key=lambda one: -one.cost))
+    return ordered, None if target is None else nearest(target)

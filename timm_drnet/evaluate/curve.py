@@ -6,8 +6,8 @@ import torch
 
 from ..cascade.dial import choose_thresholds, measure_setting, stop
 from ..core.drnet import DRNet
-from ..cost.budget import budget_curve
 from ..cost.costs import Costs
+from ..cost.dial import budget_curve
 from ..cost.flops import cost_table
 from ..cost.static_line import CurvePoint
 from .answers import Answers

@@ -4,15 +4,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
+from ..core.drnet import DRNet
 from ..cost.flops import cost_table
 from ..data.labels import labels_for
 from ..data.reading import Unreadable, image_loader, read_batches
 from ..deploy.eval_mode import evaluating
-from ..model import DRNet
 
 
 @dataclass(frozen=True)
@@ -98,11 +99,12 @@ def predict_images(
     weight = next(model.parameters())
     images: list[Prediction] = []
     unreadable: list[Unreadable] = []
+    classify: Any = model.classify  # not of the core: a cascade answers on its way to the choice
     with evaluating(model):
         bar = tqdm(paths, desc='predict', unit='image', delay=1, leave=False, disable=None if progress else True)
         for batch in read_batches(bar, image_loader(model), batch_size, unreadable):
             x = torch.stack([image for _, image in batch]).to(weight.device, weight.dtype)
-            logits, choice = model.classify(x)
+            logits, choice = classify(x)
             best = logits.float().softmax(dim=1).topk(min(topk, model.num_classes), dim=1)
             for (path, _), j, values, indices in zip(
                     batch, choice.tolist(), best.values.tolist(), best.indices.tolist(), strict=True):

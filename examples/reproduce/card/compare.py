@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from timm_drnet.cascade.dial import choose_thresholds, stop
-from timm_drnet.cost.budget import find_cost_weight
 from timm_drnet.cost.costs import Costs
+from timm_drnet.cost.dial import find_cost_weight
 
 
 @dataclass(frozen=True, eq=False)
