@@ -580,6 +580,25 @@ def test_it_runs_where_pytorch_cannot_be_imported(folder, model, tmp_path):
         assert item['probabilities'] == pytest.approx(image.probabilities, abs=1e-5)
 
 
+def test_runner_that_ends_in_another_thread(folder, tmp_path):
+    """OpenVINO gives the first thread a stack for signals; Python's handlers and crash reports run on it."""
+    script = tmp_path / 'ends.py'
+    script.write_text(
+        'import faulthandler, signal, subprocess, sys, threading\n'
+        'sys.path.insert(0, sys.argv[1])\n'
+        'from onnx_runner import OnnxDRNet\n'
+        'faulthandler.enable()\n'
+        'signal.signal(signal.SIGCHLD, lambda *args: None)\n'
+        'runners = [OnnxDRNet(sys.argv[1], runtime="openvino")]\n'
+        'thread = threading.Thread(target=runners.clear)\n'
+        'thread.start()\n'
+        'thread.join()\n'
+        'subprocess.run([sys.executable, "-c", ""])\n'
+        'print("alive")\n')
+    done = run_alone(script, folder, hide=tmp_path)
+    assert (done.returncode, done.stdout) == (0, 'alive\n'), done.stderr
+
+
 def test_package_imports_without_runtimes():
     code = "import sys; sys.modules['onnxruntime'] = sys.modules['openvino'] = None; import timm_drnet"
     subprocess.run([sys.executable, '-c', code], check=True)

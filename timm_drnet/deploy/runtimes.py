@@ -3,6 +3,7 @@
 ``timm-drnet export`` puts a copy of this file beside the models that it writes, so it imports nothing of the package.
 """
 
+import functools
 import importlib.util
 import threading
 from collections.abc import Callable, Sequence
@@ -157,13 +158,24 @@ def _load_onnxruntime(content: bytes, threads: int | None, providers: list[Provi
     return Program(run, (list(given.shape[1:]), list(result.shape[1:])))
 
 
-def _load_openvino(content: bytes, precision: str, threads: int | None) -> Program:
+@functools.cache
+def _openvino_core() -> Any:
+    """One for the whole process, never given up.
+
+    On processors with AMX the first one gives its thread a larger stack for signals. The last one takes it away, but in
+    the thread that it ends in: if that is another one, the next signal to the first thread kills the process.
+    """
     import openvino
 
+    return openvino.Core()
+
+
+def _load_openvino(content: bytes, precision: str, threads: int | None) -> Program:
     options: dict[str, Any] = {'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_PRECISION_HINT': _HINTS[precision]}
     if threads is not None:
         options['INFERENCE_NUM_THREADS'] = threads
-    compiled = openvino.compile_model(openvino.Core().read_model(content), 'CPU', options)
+    core = _openvino_core()
+    compiled = core.compile_model(core.read_model(content), 'CPU', options)
     requests = threading.local()  # one can serve one thread at a time
 
     def run(x: Array) -> Array:
