@@ -9,7 +9,8 @@ import pytest
 
 from timm_drnet.bulk.listing import Footer, Listing
 from timm_drnet.bulk.manifest import MANIFEST, make_manifest, output_of
-from timm_drnet.bulk.shards import ShardFolder, replacing
+from timm_drnet.bulk.shards import ShardFolder
+from timm_drnet.data.output_folder import staged_file
 
 LABELS = ('a', 'b', 'c', 'd', 'e')
 
@@ -101,10 +102,9 @@ def test_manifest_stays(manifest, tmp_path):
 def test_leftovers_of_a_killed_run_go(manifest, tmp_path):
     with output_of(manifest, tmp_path / 'out') as folder:
         kept = {path.name for path in folder.iterdir()}
-        with replacing(folder / 'shard-00000.parquet') as file:
+        with staged_file(folder / 'shard-00000.parquet') as file:
             file.write_bytes(b'half')
-            leftover = file.with_name(file.name.replace('00000', '00001'))
-            leftover.write_bytes(b'half')
+            (folder / '.timm-drnet-0123abcd.parquet').write_bytes(b'half')
     with output_of(manifest, tmp_path / 'out') as folder:
         assert {path.name for path in folder.iterdir()} == kept | {'shard-00000.parquet'}
 

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from ..core.drnet import DRNet
+from ..data.output_folder import remove_staged, staged_file
 from ..data.reading import data_config
 from ..version import __version__
 from .listing import Listing
-from .shards import remove_leftovers, replacing
 
 MANIFEST = '_manifest.json'
 """Name of the file; what begins like this is not data to Parquet's readers."""
@@ -136,7 +136,7 @@ def output_of(manifest: dict[str, Any], output: str | os.PathLike[str]) -> Itera
         _lock(descriptor, output)
         if not os.access(folder, os.W_OK):
             raise ValueError(f'Invalid output {output}: no permission to write there; name another folder.')
-        remove_leftovers(folder)
+        remove_staged(folder)
         _check(folder, manifest, output)
         yield folder
     finally:
@@ -151,7 +151,7 @@ def _check(folder: Path, manifest: dict[str, Any], output: str | os.PathLike[str
             raise ValueError(
                 f'Invalid output {output}: this folder is not empty, and not the output of an earlier run; name another'
                 ' folder.')
-        with replacing(path) as file:
+        with staged_file(path, durable=True) as file:
             file.write_text(json.dumps(manifest, indent=2) + '\n', encoding='utf-8')
         return
     try:

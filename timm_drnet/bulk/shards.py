@@ -4,15 +4,10 @@ A run that was broken off, however, leaves whole shards, so that the next one ne
 Ray Data's own checkpoints would know the images that are done, but not put them into files of a known content.
 """
 
-import os
-import re
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-_TEMPORARY = re.compile(r'\.(shard-\d+\.parquet|_manifest\.json)\.[0-9a-f]{32}\.tmp')
+from ..data.output_folder import staged_file
 
 
 class ShardFolder:
@@ -73,50 +68,5 @@ class ShardFolder:
         """
         import pyarrow.parquet as pq
 
-        with replacing(self.file(shard)) as file:
+        with staged_file(self.file(shard), durable=True) as file:
             pq.write_table(table, file, compression='zstd')
-
-
-@contextmanager
-def replacing(target: Path) -> Iterator[Path]:
-    """A file under another name that takes the target's place when it is complete, or goes without a trace.
-
-    Args:
-        target: The file to write.
-
-    Yields:
-        What to write instead.
-
-    Raises:
-        OSError: If it cannot be written; the error names the target.
-    """
-    file = target.with_name(f'.{target.name}.{uuid.uuid4().hex}.tmp')
-    try:
-        yield file
-        _sync(file)
-        os.replace(file, target)
-        _sync(target.parent)
-    except BaseException as error:
-        file.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno:  # those of pyarrow name no file
-            raise OSError(error.errno, os.strerror(error.errno), str(target)) from error
-        raise
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Delete the incomplete files of a run that was killed.
-
-    Args:
-        folder: Where `replacing` was used.
-    """
-    for path in folder.iterdir():
-        if _TEMPORARY.fullmatch(path.name):
-            path.unlink()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

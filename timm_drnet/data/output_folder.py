@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -12,6 +13,8 @@ from pathlib import Path
 
 _LEAST = 4096
 """Bytes that any output takes."""
+
+_STAGED = re.compile(r'\.timm-drnet-[0-9a-f]{8}(\.\w+)?')
 
 
 class OutputError(ValueError):
@@ -104,13 +107,14 @@ def staged(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def staged_file(target: Path) -> Iterator[Path]:
+def staged_file(target: Path, durable: bool = False) -> Iterator[Path]:
     """A file, with the target's suffix, that takes the target's place in the end, or goes without a trace.
 
     A file that is replaced hands its permissions on. A device or a pipe, such as /dev/stdout, is written as it is.
 
     Args:
         target: As `check_output_file` returns it.
+        durable: Whether it is to be on the disk, and not only on its way there, when it takes the target's place.
 
     Yields:
         The file to write.
@@ -130,10 +134,33 @@ def staged_file(target: Path) -> Iterator[Path]:
             mode = stat.S_IMODE((place if place.exists() else file).stat().st_mode)
             yield file
             file.chmod(mode)
+            if durable:
+                _sync(file)
             os.replace(file, place)
+            if durable:
+                _sync(place.parent)
         except BaseException:
             file.unlink(missing_ok=True)
             raise
+
+
+def remove_staged(folder: Path) -> None:
+    """Delete the incomplete files of processes that were killed.
+
+    Args:
+        folder: Where `staged_file` was used, and is not in use now.
+    """
+    for path in folder.iterdir():
+        if _STAGED.fullmatch(path.name) and path.is_file():
+            path.unlink()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _check_room(folder: Path, size: int, what: str) -> None:
@@ -167,4 +194,5 @@ def _errors_name(target: Path, staging: Path) -> Iterator[None]:
     except OSError as error:
         if isinstance(error.filename, str) and not Path(error.filename).is_relative_to(staging):
             raise
-        raise OSError(error.errno, error.strerror or str(error), str(target)) from error
+        told = os.strerror(error.errno) if error.errno else str(error)  # pyarrow has words of its own
+        raise OSError(error.errno, told, str(target)) from error
