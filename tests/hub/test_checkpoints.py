@@ -132,6 +132,11 @@ def test_weights_for_another_number_of_resolutions_are_refused(make_tiny, saved,
         checkpoint_filter_fn(state, model)
 
 
+def test_weights_of_a_cascade_have_no_predictor(make_tiny):
+    with pytest.raises(ValueError, match=r"no predictor.*created with router='predictor'\. Give router='cascade'"):
+        checkpoint_filter_fn(make_tiny(router='cascade').state_dict(), make_tiny())
+
+
 def test_wrong_weights_are_refused(make_tiny, plain):
     model = make_tiny(num_classes=7)
     with pytest.raises(RuntimeError, match='Error.s. in loading state_dict'):

@@ -4,7 +4,7 @@ import logging
 import os
 import pickle
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -34,7 +34,7 @@ def checkpoint_filter_fn(state_dict: dict[str, torch.Tensor], model: DRNet) -> d
     """
     _check_prefix(state_dict, model)
     if any(key.startswith('backbone.') for key in state_dict):
-        check_resolutions(state_dict, model)
+        check_arguments(state_dict, model)
         if model.predictor is None:  # a cascade of a backbone that was trained beside a predictor
             return {key: value for key, value in state_dict.items() if not key.startswith('predictor.')}
         return state_dict
@@ -176,8 +176,12 @@ def start_predictor(model: DRNet) -> None:
             ' the README of timm-drnet.')
 
 
-def check_resolutions(keys: Iterable[str], model: DRNet) -> None:
-    """Refuse the weights of a DRNet with more or fewer resolutions; torch would name every norm there is."""
+def check_arguments(keys: Collection[str], model: DRNet) -> None:
+    """Refuse the weights of a DRNet with other resolutions or another router; torch would name every weight there is.
+
+    Raises:
+        ValueError: If the norms are for more or fewer resolutions, or a predictor is wanted and there is none.
+    """
     found = 1 + max((int(index) for key in keys for index in re.findall(r'\.norms\.(\d+)\.', key)), default=0)
     wanted = len(model.resolutions) if model.args.resolution_aware_norm else 1
     if found != wanted:
@@ -185,6 +189,10 @@ def check_resolutions(keys: Iterable[str], model: DRNet) -> None:
             f'The weights have norms for {found} resolutions, but the model has {wanted} sets of them: it was created'
             f' with resolutions={model.resolutions} and resolution_aware_norm={model.args.resolution_aware_norm}. Give'
             ' the arguments that the weights were trained with.')
+    if model.predictor is not None and not any(key.startswith('predictor.') for key in keys):
+        raise ValueError(
+            f'The weights have no predictor, but the model has one: it was created with router={model.args.router!r}.'
+            " Give router='cascade', which the weights are for, or train a predictor.")
 
 
 def _check_prefix(keys: Iterable[str], model: DRNet) -> None:

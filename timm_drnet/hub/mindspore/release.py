@@ -7,7 +7,7 @@ from typing import Any
 from timm.models import load_pretrained
 
 from ...core.drnet import DRNet
-from ..checkpoints import check_resolutions
+from ..checkpoints import check_arguments
 from .names import convert_checkpoints
 from .reader import read_checkpoint
 
@@ -27,7 +27,7 @@ def load_release(model: DRNet, classifier: str | os.PathLike[str], cfg: dict[str
     path = Path(classifier)
     predictor = path.with_name(path.name.replace('classifier', 'predictor'))
     state_dict = convert_checkpoints(read_checkpoint(path), read_checkpoint(predictor))
-    check_resolutions(state_dict, model)
+    check_arguments(state_dict, model)
     if state_dict.keys() != model.state_dict().keys():
         raise ValueError(
             "The authors' release is a ResNet-50 with a residual predictor, and the model is another network.")
