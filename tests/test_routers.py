@@ -42,7 +42,8 @@ def test_the_page_is_made_of_what_was_measured(tmp_path):
     assert found['images'] == 20
     assert {row['router'] for row in found['rows']} == {
         'cascade untouched, 100 images', 'cascade untouched, 200 images',
-        'cascade untouched, 200 images of other classes', 'cascade, norms tuned in any case', 'cascade adapted'}
+        'cascade untouched, 200 images of other classes', 'cascade, norms tuned in any case', 'cascade adapted',
+        'predictor on utilities'}
     page = (tmp_path / 'docs' / 'routers.md').read_text()
     for row in found['rows']:
         assert 'error' in row or f'| {row["top1"]:.2f} % |' in page

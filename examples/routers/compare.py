@@ -13,6 +13,7 @@ import dataclasses
 import json
 import shlex
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,11 @@ import timm_drnet
 from timm_drnet.adaptation.adapt import drnet_to_adapt
 from timm_drnet.adaptation.branches import Branches, Settings
 from timm_drnet.adaptation.photographs import find_photographs
+from timm_drnet.adaptation.predictor import train_on_utility
 from timm_drnet.adaptation.progress import Progress
 from timm_drnet.cascade.dial import choose_thresholds, stop
+from timm_drnet.cost.costs import Costs, measure_costs
+from timm_drnet.cost.dial import find_cost_weight
 from timm_drnet.cost.verdict import judge
 from timm_drnet.data.datasets import open_labelled_images
 from timm_drnet.data.labelled import make_loader
@@ -52,6 +56,7 @@ class Study:
         plain = timm.create_model(args.backbone, pretrained=args.checkpoint is None, **args.model_kwargs)
         if args.checkpoint:
             load_plain_weights(plain, read_weights(args.checkpoint))
+        self.plain = plain
         self.model = drnet_to_adapt(plain, args.resolutions)
         self.photographs = find_photographs(args.adapt, 0.3, seed=42, limit=args.limit)
         self.costs = [row.backbone_flops for row in timm_drnet.cost_table(self.model)]
@@ -63,12 +68,15 @@ class Study:
             torch.save(make(), path)
         return torch.load(path, weights_only=True)
 
-    def test(self) -> Answers:
-        """Of the model as it is now, on the labelled photographs."""
+    def labelled(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """The photographs to measure on."""
         images = open_labelled_images(
             self.args.test, self.model.num_classes, class_map=self.args.class_map, split='validation')
-        loader = make_loader(images, data_config(self.model, self.args.crop_pct), 32, self.args.workers)
-        return answers_of(self.model, images.batches(loader))
+        return images.batches(make_loader(images, data_config(self.model, self.args.crop_pct), 32, self.args.workers))
+
+    def test(self) -> Answers:
+        """Of the model as it is now, on the labelled photographs."""
+        return answers_of(self.model, self.labelled())
 
     def tune(self) -> dict[str, Any]:
         """Adapt the branches; the trials, and what the tuned ones answer, kept or not."""
@@ -93,6 +101,17 @@ class Study:
             'kept test': self.test(),
             'kept held out': answers_of(self.model, self.photographs.evaluation(self.model))}
 
+    def teach(self) -> dict[str, Any]:
+        """Train a predictor on the utility of each size; its scores for the photographs held out and for the others."""
+        model = drnet_to_adapt(self.plain, self.args.resolutions, 'predictor')
+        settings, progress, costs = Settings(0.75, workers=self.args.workers), Progress(None, {}), measure_costs(model)
+        branches = Branches(model, self.photographs, settings, costs.backbone, progress)
+        train_on_utility(model, branches, settings, progress, print)
+        return {
+            'predictor': costs.predictor / costs.backbone[0],
+            'held out': collect_answers(model, self.photographs.evaluation(model), only_scores=True).scores,
+            'test': collect_answers(model, (x for x, _ in self.labelled()), only_scores=True).scores}
+
 
 @torch.inference_mode()
 def answers_of(model: Any, batches: Any) -> Answers:
@@ -106,7 +125,6 @@ def cascade(study: Study, unlabelled: Answers, test: Answers, name: str) -> list
     """Set thresholds on unlabelled photographs, for each target; measure on the labelled ones."""
     relative = [cost / study.costs[0] for cost in study.costs]
     agrees = unlabelled['classes'] == unlabelled['classes'][:, :1]
-    right = test['classes'] == test['labels'][:, None]
     rows = []
     for target in TARGETS:
         try:
@@ -114,16 +132,40 @@ def cascade(study: Study, unlabelled: Answers, test: Answers, name: str) -> list
         except ValueError as error:
             rows.append({'router': name, 'target': target, 'error': str(error)})
             continue
-        where = stop(thresholds, test['sure'])
         ran = [j for j, threshold in enumerate(thresholds, start=1) if threshold is not None]
         paid = [cost + sum(relative[k] for k in ran if k > j) for j, cost in enumerate(relative)]
-        verdict = judge(where, right, relative, paid, study.model.resolutions)
         rows.append({
             'router': name, 'target': target, 'thresholds': thresholds, 'images': len(agrees),
-            'cost': float(torch.tensor(paid)[where].mean()),
-            'top1': 100 * float(right.gather(1, where[:, None]).double().mean()),
-            'static': dataclasses.asdict(verdict.static), 'lots': dataclasses.asdict(verdict.lots)})
+            **measure(study, test, stop(thresholds, test['sure']), paid)})
     return rows
+
+
+def predictor(study: Study, taught: dict[str, Any], test: Answers, name: str) -> list[dict[str, Any]]:
+    """Set the dial of a predictor on unlabelled photographs, for each target; measure on the labelled ones."""
+    relative = tuple(cost / study.costs[0] for cost in study.costs)
+    costs = Costs('of the backbone', relative, taught['predictor'])
+    rows = []
+    for target in TARGETS:
+        try:
+            weight = find_cost_weight(taught['held out'], costs, target)
+        except ValueError as error:
+            rows.append({'router': name, 'target': target, 'error': str(error)})
+            continue
+        choices = (taught['test'] - weight * torch.tensor(costs.relative)).argmax(dim=1)
+        rows.append({
+            'router': name, 'target': target, 'weight': weight, 'images': len(taught['held out']),
+            **measure(study, test, choices, [cost + costs.predictor for cost in relative])})
+    return rows
+
+
+def measure(study: Study, test: Answers, choices: torch.Tensor, paid: Sequence[float]) -> dict[str, Any]:
+    """What choices cost and bring on the labelled photographs."""
+    right = test['classes'] == test['labels'][:, None]
+    verdict = judge(choices, right, [cost / study.costs[0] for cost in study.costs], paid, study.model.resolutions)
+    return {
+        'cost': float(torch.tensor(paid)[choices].mean()),
+        'top1': 100 * float(right.gather(1, choices[:, None]).double().mean()),
+        'static': dataclasses.asdict(verdict.static), 'lots': dataclasses.asdict(verdict.lots)}
 
 
 def run(args: argparse.Namespace) -> None:
@@ -147,6 +189,8 @@ def run(args: argparse.Namespace) -> None:
         rows += cascade(study, tuned['held out'], tuned['test'], 'cascade, norms tuned in any case')
         rows += cascade(study, tuned['kept held out'], tuned['kept test'], 'cascade adapted')
         trials = tuned['trials']
+        taught = study.once('taught', study.teach)
+        rows += predictor(study, taught, test, 'predictor on utilities')
     right = test['classes'] == test['labels'][:, None]
     oracle = find_oracle(timm_drnet.cost_table(study.model), smallest_right(right))
     result = {

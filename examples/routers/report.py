@@ -44,7 +44,7 @@ def _section(one: dict[str, Any]) -> str:
         f'| FLOPs | {" | ".join(f"{100 * cost:.1f} %" for cost in one["relative"])} |'
         f' {100 * one["oracle"]["cost"]:.1f} % |',
         f'| top-1 | {" | ".join(f"{top1:.2f} %" for top1 in one["held"])} | {one["oracle"]["top1"]:.2f} % |', '',
-        '| router | target | FLOPs | thresholds | top-1 | less the static line | less lots |',
+        '| router | target | FLOPs | dial | top-1 | less the static line | less lots |',
         '|---|---|---|---|---|---|---|']
     for row in one['rows']:
         first = f'| {row["router"]} | {100 * row["target"]:.0f} % |'
@@ -52,10 +52,11 @@ def _section(one: dict[str, Any]) -> str:
             lines.append(f'{first} | out of reach | | | |')
             continue
         rungs = ', '.join(
-            f'{side} px {threshold:.2f}' for side, threshold in zip(sizes[1:], row['thresholds'], strict=True)
+            f'{side} px {threshold:.2f}' for side, threshold in zip(sizes[1:], row.get('thresholds', ()), strict=False)
             if threshold is not None)
+        dial = f'w = {row["weight"]:.2f}' if 'weight' in row else rungs or 'none'
         lines.append(
-            f'{first} {100 * row["cost"]:.1f} % | {rungs or "none"} | {row["top1"]:.2f} % |'
+            f'{first} {100 * row["cost"]:.1f} % | {dial} | {row["top1"]:.2f} % |'
             f' {_difference(row["static"])} | {_difference(row["lots"])} |')
     if one['trials']:
         lines += [
