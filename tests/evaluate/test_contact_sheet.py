@@ -1,5 +1,7 @@
 """The contact sheet: what is drawn where, read back from its pixels."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
@@ -71,11 +73,18 @@ def test_headings(tmp_path, texts):
     assert written.count('cat') == written.count('50.0%') == 3
 
 
-def test_captions_stand_below_their_images(tmp_path, texts):
-    places = thumbnails(contact_sheet(make(tmp_path, [64, 128, 64])))
+def test_thumbnails_are_to_scale_above_their_captions(tmp_path, texts):
+    sheet = contact_sheet(make(tmp_path, [64, 128, 96, 64]))
     captions = sorted(xy for xy, text in texts if text == 'cat')
-    # The thumbnails begin one pixel inside their frames.
-    assert captions == sorted((x - 1, y - 1 + module._TILE + 5) for x, y in places.values())
+    pixels = np.asarray(sheet).astype(int)
+    found = []
+    for i, resolution in enumerate((64, 128, 96, 64)):
+        y, x = np.nonzero((pixels == (200, i, 30)).all(axis=2))
+        side = module._TILE * resolution // 128
+        # The frame is one pixel wide.
+        assert np.ptp(y) + 3 == np.ptp(x) + 3 == side
+        found.append((x.min() - 1, y.max() + 2 + 5))
+    assert captions == sorted(found)
 
 
 def test_limit_cuts_the_large_groups_and_says_so(tmp_path, texts):
@@ -100,10 +109,12 @@ def test_letters_that_the_font_lacks(tmp_path, texts):
     assert 'Pate en croute' in [text for _, text in texts]
 
 
-def test_thumbnail_is_the_centre_of_the_image(tmp_path):
-    predictions = make(tmp_path, [64])
+@pytest.mark.parametrize('crop_pct', [1.0, 0.5])
+def test_thumbnail_is_the_centre_of_the_image(tmp_path, crop_pct):
+    predictions = dataclasses.replace(make(tmp_path, [128]), crop_pct=crop_pct)
     image = Image.new('RGB', (300, 60), 'black')
-    image.paste((200, 0, 30), (110, 0, 190, 60))  # a little more than the central square
+    half = round(30 * crop_pct) + 10  # a little more than the central square
+    image.paste((200, 0, 30), (150 - half, 0 if crop_pct == 1 else 5, 150 + half, 60 if crop_pct == 1 else 55))
     image.save(predictions.images[0].path)
     sheet = contact_sheet(predictions)
     x, y = thumbnails(sheet)[0]

@@ -1,4 +1,7 @@
-"""Contact sheet: thumbnails of the images, grouped by the resolution chosen for them, as in Figure 4 of the paper."""
+"""Contact sheet: what the model saw of the images, in groups by the resolution chosen, as in Figure 4 of the paper.
+
+A thumbnail's side is to those of the others as their resolutions are.
+"""
 
 import unicodedata
 from functools import cache
@@ -10,6 +13,7 @@ from .prediction import Prediction, Predictions, format_flops
 
 _MARGIN, _GAP = 32, 16
 _TILE = 144
+"""Side of a thumbnail at the largest resolution, and width of the place for any."""
 _CAPTION = 44
 """Height of the two lines below a thumbnail."""
 _HEADING = 44
@@ -45,7 +49,9 @@ def contact_sheet(predictions: Predictions, limit: int = 200) -> Image.Image:
     widest = max(min(len(group), shown) for group in groups.values())
     columns = max(_MIN_COLUMNS, min(_MAX_COLUMNS, widest))
     width = 2 * _MARGIN + columns * (_TILE + _GAP) - _GAP
-    heights = [_section_height(min(len(group), shown), columns) for group in groups.values()]
+    sides = {resolution: max(1, round(_TILE * resolution / max(groups))) for resolution in groups}
+    heights = [
+        _section_height(min(len(group), shown), columns, sides[resolution]) for resolution, group in groups.items()]
     sheet = Image.new('RGB', (width, _TITLE + sum(heights)), _PAPER)
     draw = ImageDraw.Draw(sheet)
     _draw_title(draw, predictions, width)
@@ -55,7 +61,8 @@ def contact_sheet(predictions: Predictions, limit: int = 200) -> Image.Image:
         _draw_heading(draw, predictions, resolution, min(len(group), shown), y, width, accent)
         for i, image in enumerate(group[:shown]):
             x = _MARGIN + i % columns * (_TILE + _GAP)
-            _draw_image(sheet, draw, image, x, y + _HEADING + i // columns * (_TILE + _CAPTION + _GAP))
+            top = y + _HEADING + i // columns * (sides[resolution] + _CAPTION + _GAP)
+            _draw_image(sheet, draw, image, (x, top), sides[resolution], predictions.crop_pct)
         y += height
     return sheet
 
@@ -65,9 +72,9 @@ def _longest_within(lengths: list[int], limit: int) -> int:
     return max(n for n in range(1, max(lengths) + 1) if n == 1 or sum(min(n, length) for length in lengths) <= limit)
 
 
-def _section_height(thumbnails: int, columns: int) -> int:
+def _section_height(thumbnails: int, columns: int, side: int) -> int:
     rows = -(-thumbnails // columns)
-    return _HEADING + rows * (_TILE + _CAPTION + _GAP) + _SECTION_GAP
+    return _HEADING + rows * (side + _CAPTION + _GAP) + _SECTION_GAP
 
 
 def _draw_title(draw: ImageDraw.ImageDraw, predictions: Predictions, width: int) -> None:
@@ -100,16 +107,26 @@ def _draw_heading(
     draw.text((x, y + 29), text, _GREY, _font(16), anchor='ls')
 
 
-def _draw_image(sheet: Image.Image, draw: ImageDraw.ImageDraw, image: Prediction, x: int, y: int) -> None:
+def _draw_image(
+        sheet: Image.Image,
+        draw: ImageDraw.ImageDraw,
+        image: Prediction,
+        corner: tuple[int, int],
+        side: int,
+        crop_pct: float,
+) -> None:
+    """Draw what the model saw, and the caption below."""
+    x, y = corner
     try:
-        # A square from the centre, which is about what the model saw.
-        thumbnail = ImageOps.fit(open_image(image.path, side=_TILE), (_TILE, _TILE), Image.Resampling.LANCZOS)
+        thumbnail = ImageOps.fit(
+            open_image(image.path, side=_TILE), (side, side), Image.Resampling.LANCZOS,
+            bleed=max(0.0, 1 - crop_pct) / 2)
     except UnreadableImageError:  # it has changed since the model saw it
-        thumbnail = Image.new('RGB', (_TILE, _TILE), _LINE)
+        thumbnail = Image.new('RGB', (side, side), _LINE)
     sheet.paste(thumbnail, (x, y))
-    draw.rectangle((x, y, x + _TILE - 1, y + _TILE - 1), outline=_LINE)
-    draw.text((x, y + _TILE + 5), _shorten(_drawable(image.labels[0]), _TILE, 15), _INK, _font(15))
-    draw.text((x, y + _TILE + 24), f'{image.probabilities[0]:.1%}', _GREY, _font(14))
+    draw.rectangle((x, y, x + side - 1, y + side - 1), outline=_LINE)
+    draw.text((x, y + side + 5), _shorten(_drawable(image.labels[0]), _TILE, 15), _INK, _font(15))
+    draw.text((x, y + side + 24), f'{image.probabilities[0]:.1%}', _GREY, _font(14))
 
 
 def _shorten(text: str, width: int, size: int) -> str:

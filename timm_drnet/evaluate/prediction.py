@@ -12,7 +12,7 @@ from tqdm import tqdm
 from ..core.drnet import DRNet
 from ..cost.flops import cost_table
 from ..data.labels import labels_for
-from ..data.reading import Unreadable, image_loader, read_batches
+from ..data.reading import Unreadable, data_config, image_loader, read_batches
 from ..deploy.eval_mode import evaluating
 
 
@@ -44,6 +44,8 @@ class Predictions:
     """FLOPs of one image at each candidate resolution, largest first, everything paid for."""
     plain_flops: int
     """FLOPs of one image for the plain backbone: at the largest resolution, without a router."""
+    crop_pct: float = 1.0
+    """The part of an image's shorter side that the model saw, about its centre."""
 
     @property
     def flops(self) -> int:
@@ -114,7 +116,7 @@ def predict_images(
                     path, tuple(labels[i] for i in indices), tuple(values), rows[j].resolution, rows[j].total_flops))
     return Predictions(
         tuple(images), tuple(unreadable),
-        {row.resolution: row.total_flops for row in rows}, rows[0].backbone_flops)
+        {row.resolution: row.total_flops for row in rows}, rows[0].backbone_flops, data_config(model)['crop_pct'])
 
 
 def format_flops(flops: float, like: float | None = None) -> str:
