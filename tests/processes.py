@@ -1,7 +1,7 @@
 """Processes that start in no time, as one process imports the packages for all and then forks.
 
 A test that runs something in another process takes its `CONTEXT`, and `on_ranks` for processes that train together.
-`processes_below` finds those that something else has started.
+`processes_below` finds those that something else has started, and `is_alive` tells what became of them.
 """
 
 import datetime
@@ -41,13 +41,24 @@ def processes_below(pid):
     parents = {}
     for entry in Path('/proc').iterdir():
         if entry.name.isdigit():
-            try:
-                state, parent = (entry / 'stat').read_text().rpartition(')')[2].split()[:2]
-            except OSError:
-                continue
-            if state != 'Z':
+            state, parent = _state(entry.name)
+            if state not in 'ZX':
                 parents[int(entry.name)] = int(parent)
     found = {pid}
     while more := {child for child, parent in parents.items() if parent in found} - found:
         found |= more
     return found - {pid}
+
+
+def is_alive(pid):
+    """Whether a process has not ended; one that nobody has waited for has."""
+    return _state(pid)[0] not in 'ZX'
+
+
+def _state(pid):
+    """The state of a process, X if there is none, and its parent."""
+    try:
+        state, parent = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[:2]
+    except OSError:
+        return 'X', '0'
+    return state, parent

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -258,16 +258,7 @@ class OnnxDRNet:
             UnreadableImageError: If it cannot be read.
             ValueError: If the model takes neither RGB nor grey images.
         """
-        config = self.manifest['preprocessing']
-        channels, side, _ = config['input_size']
-        if channels not in (1, 3):
-            raise ValueError(f'The model takes images of {channels} channels; use one for grey (1) or RGB (3) images.')
-        mode, central = 'RGB' if channels == 3 else 'L', config['crop_mode'] == 'center'
-        try:
-            return _transform(open_image(image, mode, side, central), config)
-        except UnreadableImageError as error:
-            name = repr(image) if isinstance(image, Image.Image) else os.fspath(image)
-            raise UnreadableImageError(f'{name}: {error}') from error
+        return prepare(image, self.manifest['preprocessing'])
 
     def _classify(self, x: Array, topk: int) -> list[Classification]:
         logits, choice = self._answer(x)
@@ -324,6 +315,34 @@ class OnnxDRNet:
         if x.dtype.kind != 'f':
             raise ValueError(f'Invalid input of type {x.dtype}: use normalized images in float32, see prepare().')
         return x.astype(np.float32, copy=False)
+
+
+def prepare(
+        image: str | os.PathLike[str] | BinaryIO | Image.Image,
+        preprocessing: dict[str, Any],
+) -> Array:
+    """Make an image the input of a model, as timm prepares it; a process that only prepares needs no model for it.
+
+    Args:
+        image: An image file, by name or opened, of any format that Pillow can read, or one of Pillow's images.
+        preprocessing: That of the manifest.
+
+    Returns:
+        The normalized image, (C, S, S), S the largest resolution.
+
+    Raises:
+        UnreadableImageError: If it cannot be read.
+        ValueError: If the model takes neither RGB nor grey images.
+    """
+    channels, side, _ = preprocessing['input_size']
+    if channels not in (1, 3):
+        raise ValueError(f'The model takes images of {channels} channels; use one for grey (1) or RGB (3) images.')
+    mode, central = 'RGB' if channels == 3 else 'L', preprocessing['crop_mode'] == 'center'
+    try:
+        return _transform(open_image(image, mode, side, central), preprocessing)
+    except UnreadableImageError as error:
+        name = os.fspath(image) if isinstance(image, str | os.PathLike) else getattr(image, 'name', repr(image))
+        raise UnreadableImageError(f'{name}: {error}') from error
 
 
 def confidence(logits: Array) -> Array:
