@@ -1,9 +1,14 @@
 """What the documentation shows runs as it stands, and what it names is there."""
 
+import argparse
+import importlib.util
+import json
 import re
 import runpy
 import shlex
 import shutil
+import sys
+import tomllib
 from argparse import Namespace
 from pathlib import Path
 
@@ -21,17 +26,62 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted([*(ROOT / 'docs').glob('*.md'), ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', ROOT / 'SECURITY.md'])
 
 
-def blocks(page, language):
-    """Code blocks of a page that need no more than the package: those before which the page names no need."""
-    text = (ROOT / 'docs' / page).read_text(encoding='utf-8')
-    found = re.findall(rf'(<!-- needs [^\n]*-->\n)?```{language}\n(.*?)```', text, flags=re.DOTALL)
-    return [block for need, block in found if not need]
+# With what is needed on the line above. A block without a fence is one of commands if it begins like one.
+BLOCK = re.compile(
+    r'^(?:<!-- needs (?P<need>[^\n]+) -->\n+)?'
+    r'(?:```(?P<language>\w+)\n(?P<fenced>.*?)^```$|(?P<indented>(?:^ {4}[^\n]*\n|^\n(?= {4}))+))',
+    flags=re.MULTILINE | re.DOTALL)
+COMMAND = re.compile(
+    r'(#[^\n]*\n *)*(timm-drnet|python|pip|uv|train\.py|torchrun|pytest|tar|mkdir|cd|git|docker|curl) ')
+
+
+def blocks(page, language, marked=False):
+    """Code blocks of a page in a language: those that need no more than the package, or also the others."""
+    for match in BLOCK.finditer(page.read_text(encoding='utf-8')):
+        text = match['fenced'] or match['indented'] or ''
+        found = match['language'] or ('sh' if COMMAND.match(text.strip()) else 'text')
+        if found == language and (marked or not match['need']):
+            yield text
 
 
 def commands(text):
-    """Command lines of the package, in blocks of either kind, and continued lines as one."""
-    text = re.sub(r'\\\n *', '', text)
-    return re.findall(r'^(?:    )?timm-drnet (.*)$', text, flags=re.MULTILINE)
+    """The words of each command in a block: continued lines are one, and lines with && several."""
+    for line in re.sub(r'\\\n *', '', text).splitlines():
+        for command in line.strip().split(' && '):
+            if COMMAND.match(command):
+                yield shlex.split(command, comments=True)
+
+
+class Parsed(Exception):
+    """The end of a script whose command line is right."""
+
+
+def parse_only(script, words, monkeypatch):
+    """Run a script up to where it has parsed its command line."""
+    parse = argparse.ArgumentParser.parse_args
+
+    def stop(parser, args=None, namespace=None):
+        parse(parser, args, namespace)
+        raise Parsed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(argparse.ArgumentParser, 'parse_args', stop)
+        patch.setattr(sys, 'argv', [str(script), *words])
+        patch.syspath_prepend(script.parent)
+        with pytest.raises(Parsed):
+            runpy.run_path(str(script), run_name='__main__')
+
+
+def is_of_the_package(words):
+    """Whether a pip command installs what this repository describes."""
+    extras = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']['optional-dependencies']
+    match words:
+        case ['pip', 'install', '-r', file]:
+            return (ROOT / file).is_file()
+        case ['pip', 'install', what] | ['pip', 'install', '-e', what]:
+            found = re.fullmatch(r'(?:\.|timm-drnet)(?:\[(\w+)\])?', what)
+            return found is not None and found[1] in (None, *extras)
+    return False
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
@@ -41,16 +91,62 @@ def test_links_of_pages_lead_somewhere(page):
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
-def test_commands_have_the_arguments_that_are_shown(page, capsys):
-    for command in commands(page.read_text(encoding='utf-8')):
-        if '...' not in command:
-            build_parser().parse_args(shlex.split(command, comments=True))
+def test_commands_are_right_or_say_what_they_need(page, monkeypatch):
+    unmarked = [words for block in blocks(page, 'sh') for words in commands(block)]
+    for words in [words for block in blocks(page, 'sh', marked=True) for words in commands(block)]:
+        script = ROOT / words[1]
+        if words[0] == 'timm-drnet':
+            if '...' not in words:
+                build_parser().parse_args(words[1:])
+        elif words[0] == 'python' and script.is_file():
+            if script.parent.name != 'serve' or importlib.util.find_spec('mosec'):
+                parse_only(script, words[2:], monkeypatch)
+        elif words[0] != 'pytest' and not is_of_the_package(words):
+            assert words not in unmarked, f'{page.name}: a comment <!-- needs ... --> above {shlex.join(words)}'
 
 
-@pytest.mark.parametrize('page', ['index.md', 'deployment.md'])
-def test_python_examples_run(page):
-    for block in blocks(page, 'python'):
-        exec(compile(block, page, 'exec'), {})
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+def test_commands_in_sentences_have_these_options(page):
+    subparsers = next(action for action in build_parser()._actions if isinstance(action, argparse._SubParsersAction))
+    for span in re.findall(r'(?<!`)`timm-drnet ([^`]+)`', page.read_text(encoding='utf-8')):
+        command, *words = shlex.split(span)
+        if command.islower():  # and not a placeholder
+            options = subparsers.choices[command]._option_string_actions
+            assert {word for word in words if word.startswith('-') and word != '...'} <= {*options}, span
+
+
+@pytest.mark.parametrize(
+    'page', [page for page in PAGES if any(blocks(page, 'python'))], ids=lambda page: page.name)
+def test_python_examples_run_in_order(page):
+    exec(compile('\n'.join(blocks(page, 'python')), page.name, 'exec'), {})
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+def test_other_blocks_are_none_that_could_run(page):
+    for match in BLOCK.finditer(page.read_text(encoding='utf-8')):
+        assert match['language'] in (None, 'python', 'sh'), match[0]
+    for block in blocks(page, 'python', marked=True):
+        compile(block, page.name, 'exec')
+
+
+def test_the_notebook_runs_from_top_to_bottom(monkeypatch):
+    """Its cells in one process: a kernel would add some thirty packages and nothing that they need."""
+    notebook = json.loads((ROOT / 'examples/tutorial.ipynb').read_text(encoding='utf-8'))
+    assert (notebook['nbformat'], notebook['nbformat_minor']) == (4, 5)
+    cells = notebook['cells']
+    assert len({cell['id'] for cell in cells}) == len(cells)
+    monkeypatch.chdir(ROOT / 'examples')
+    namespace = {}
+    for cell in cells:
+        source = ''.join(cell['source'])
+        if cell['cell_type'] == 'code':
+            assert (cell['outputs'], cell['execution_count']) == ([], None)
+            exec(compile(source, cell['id'], 'exec'), namespace)
+        else:
+            for target in re.findall(r'\]\(([^):#]+)\)', source):
+                assert Path(target).exists(), target
+    assert [namespace['model'].resolutions[j] for j in namespace['choice']].count(160) == 9
+    assert {found.name for found in namespace['work'].iterdir()} == {'crops', 'dynamic', 'exported'}
 
 
 def test_readme_of_a_release_has_whole_addresses():
@@ -100,8 +196,9 @@ def test_training_page(tmp_path, monkeypatch, capsys):
         for split in ('train', 'val'):
             (tmp_path / 'photos' / split / photo.stem).mkdir(parents=True)
             shutil.copy(photo, tmp_path / 'photos' / split / photo.stem)
-    text = (ROOT / 'docs/train.md').read_text(encoding='utf-8')
-    trained = next(command for command in commands(text) if command.startswith('run '))
+    page = ROOT / 'docs/train.md'
+    trained = ' '.join(next(
+        words for block in blocks(page, 'sh', marked=True) for words in commands(block) if words[1] == 'run'))
     name, classes = (re.search(rf'--{option} (\S+)', trained)[1] for option in ('model', 'num-classes'))
     model = timm.create_model(name, pretrained=True, num_classes=int(classes))
     full = timm_drnet.cost_table(model)[0].backbone_flops / 1e9
@@ -115,10 +212,10 @@ def test_training_page(tmp_path, monkeypatch, capsys):
     CheckpointSaver(model, optimizer, args, checkpoint_dir=str(folder)).save_checkpoint(0, metric=1.0)
     assert main(['last-checkpoint', str(folder)]) == 0
     done = []
-    for block in blocks('train.md', 'sh'):
-        for command in commands(block):
+    for block in blocks(page, 'sh'):
+        for words in commands(block):
             # With five photographs few averages can be met, but that of the largest resolution can.
-            words = shlex.split(command.replace('--target-gflops 0.3', f'--target-gflops {full}'))
+            words = [str(full) if word == '0.3' else word for word in words[1:]]
             assert main(words) == 0, capsys.readouterr().err
             done.append(words[0])
     assert done == ['predict', 'validate', 'budget', 'predict', 'publish']
