@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -197,3 +198,12 @@ def test_bad_arguments(export, arguments, told):
             [sys.executable, ROOT / 'examples/serve/server.py', *words], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert told in done.stderr.splitlines()[-1]
+
+
+def test_requirements_are_those_of_the_package():
+    project = tomllib.loads((ROOT / 'pyproject.toml').read_text(encoding='utf-8'))['project']
+    known = [*project['dependencies'], *project['optional-dependencies']['test']]
+    lines = (ROOT / 'examples/serve/requirements.txt').read_text(encoding='utf-8').splitlines()
+    wanted = [line for line in lines if not line.startswith('#')]
+    assert len(wanted) == 4
+    assert {*wanted} <= {requirement.partition(';')[0] for requirement in known}
