@@ -118,6 +118,7 @@ def test_without_epochs_only_the_thresholds_are_set(plain, folder):
     assert all(torch.equal(value, state[key]) for key, value in plain.state_dict().items())
 
 
+@pytest.mark.slow
 def test_interruption(plain, photographs, tmp_path):
     """Interrupted twice, in a tuning and between two branches, the same call ends with the same model."""
     settings = Settings(0.8, epochs=2, batch_size=16)

@@ -87,6 +87,7 @@ WAYS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('way', WAYS)
 def test_compilations_do_not_grow_with_batch_sizes_and_shares(routed, way):
     model, x = routed
@@ -173,6 +174,7 @@ def test_compiled_model_follows_changes(routed):
         torch.testing.assert_close(pickled(x), eager(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kwargs', [{'stage': 'joint'}, {'stage': 'pretrain'}, {'joint_resolutions': 'all'}])
 @pytest.mark.parametrize('way', WAYS)
 def test_compiled_training(make_tiny, images, kwargs, way):
@@ -194,6 +196,7 @@ def test_compiled_training(make_tiny, images, kwargs, way):
 
 @pytest.mark.skipif(
     not hasattr(torch._dynamo.config, 'fail_on_recompile_limit_hit'), reason='this PyTorch does not tell')
+@pytest.mark.slow
 def test_training_and_evaluation_stay_within_the_graphs_that_torch_keeps(make_tiny, images):
     model = make_tiny(alpha=0.001)
     compiled = torch.compile(model, backend='eager')

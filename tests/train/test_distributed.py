@@ -150,7 +150,7 @@ def alone(tmp_path_factory):
     return on_ranks(all_gradients, 1, tmp_path_factory.mktemp('alone'))[0]
 
 
-@pytest.fixture(scope='module', params=[2, 3], ids=['two ranks', 'three ranks'])
+@pytest.fixture(scope='module', params=[2, pytest.param(3, marks=pytest.mark.slow)], ids=['two ranks', 'three ranks'])
 def together(request, tmp_path_factory):
     """What each of several gets."""
     return on_ranks(all_gradients, request.param, tmp_path_factory.mktemp('together'))

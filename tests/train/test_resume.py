@@ -77,6 +77,7 @@ def wait_for_steps(folder, number, process):
         time.sleep(0.002)
 
 
+@pytest.mark.slow
 def test_run_killed_twenty_times_ends_as_one_that_was_not(uninterrupted, tmp_path):
     chance, steps, kills = random.Random(0), 0, 0
     while True:
