@@ -437,6 +437,19 @@ def truncate(folder):
     path.write_bytes(path.read_bytes()[:-1])
 
 
+def make_pipe(name):
+    def harm(folder):
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+
+    return harm
+
+
+def make_huge(name):
+    """A hole that takes no room on the disk."""
+    return lambda folder: os.truncate(folder / name, 2 ** 40)
+
+
 def replace_with_garbage(folder):
     files = json.loads((folder / 'manifest.json').read_text())['files']
     files['predictor'].update(size=7, sha256=hashlib.sha256(b'garbage').hexdigest())
@@ -510,7 +523,13 @@ LIES = [
     (rewrite(['preprocessing', 'mean'], lambda mean: 'abc'), r'its preprocessing\.mean is not'),
     (rewrite(['preprocessing', 'interpolation'], lambda name: 'bicubik'), r'its preprocessing\.interpolation is not'),
     (lambda folder: (folder / 'manifest.json').write_text('[' * 100_000), r'manifest\.json: not JSON'),
+    (rewrite(['format_version'], lambda version: 10 ** 400), 'its format_version is not'),
+    (rewrite(['costs', 0, 'total_flops'], lambda flops: 10 ** 400), 'its costs is not'),
+    (rewrite(['preprocessing', 'input_size'], lambda size: [*map(float, size)]), r'its preprocessing\.input_size is'),
+    (rewrite(['preprocessing', 'crop_pct'], lambda crop: 65), r'its preprocessing\.crop_pct is not'),
     (link_outside('manifest.json'), r'manifest\.json: a link to a place outside'),
+    (make_pipe('manifest.json'), r'manifest\.json: a folder or device, not a file; give a folder'),
+    (make_huge('manifest.json'), r'manifest\.json: of 1,099,511,627,776 bytes, too large for one; give a folder'),
 ]
 
 
@@ -531,6 +550,8 @@ LIES = [
     (lambda folder: (folder / 'branch_32.onnx').unlink(), r'branch_32\.onnx: No such file.*not complete: copy all'),
     (flip_byte, r'branch_48\.onnx: not the file that manifest\.json describes.*copy it anew'),
     (truncate, r'branch_64\.onnx: not the file that manifest\.json describes.*copy it anew'),
+    (make_pipe('branch_64.onnx'), r'branch_64\.onnx: a folder or device, not a file; the export is not complete'),
+    (make_huge('branch_64.onnx'), r'branch_64\.onnx: not the file that manifest\.json describes.*copy it anew'),
     (replace_with_garbage, r'predictor\.onnx: ONNX Runtime \S+ cannot load it .*--opset'),
     (rewrite(['precision'], lambda precision: 'int4'), 'its precision is not'),
 ])

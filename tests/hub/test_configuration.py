@@ -38,6 +38,7 @@ LIES = [
     ('pretrained_cfg.classifier', 5, 'classifier is 5'),
     ('pretrained_cfg.no_such_field', 1, "'no_such_field', which this version of timm does not know"),
     ('model_args.resolutions', 'abc', "model_args.resolutions is 'abc'"),
+    ('model_args.resolutions', list(range(8192, 0, -1)), 'has to be a list of at most 64 whole numbers from 1 to 8192'),
     ('model_args.backbone', 5, 'model_args.backbone is 5'),
     ('model_args.num_classes', 7, 'contradicts itself: num_classes is 5, and model_args.num_classes is 7'),
     ('model_args.pretrained_strict', False, 'a part of the model would stay random'),

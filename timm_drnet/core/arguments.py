@@ -1,7 +1,7 @@
 """The arguments of a DRNet, in one place for the model, the registry, the Hub and the commands."""
 
-import math
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -74,7 +74,7 @@ class DRNetArgs:
             if not valid:
                 _refuse(name, getattr(self, name), remedy)
         rungs = len(sides) - 1 if self.router == 'cascade' else 0
-        thresholds = tuple(self.thresholds or (0.8,) * rungs)
+        thresholds = _items(self.thresholds or (0.8,) * rungs)
         if len(thresholds) != rungs or not all(t is None or _is_finite(t) for t in thresholds):
             _refuse('thresholds', self.thresholds, f'{rungs} numbers or None, one for each smaller rung of a cascade')
         given = {'resolutions': sides, 'predictor_size': size, 'thresholds': thresholds}
@@ -84,7 +84,7 @@ class DRNetArgs:
     def _checked_cost(self, candidates: int) -> str | tuple[float, ...]:
         if self.cost in ('flops', 'latency'):
             return self.cost
-        numbers: tuple[Any, ...] = () if isinstance(self.cost, str) else tuple(self.cost)
+        numbers = _items(self.cost)
         valid = len(numbers) == candidates + 1 and all(_is_finite(c) and c >= 0 for c in numbers)
         if not valid or min(numbers[:-1]) == 0:
             _refuse('cost', self.cost, (
@@ -108,7 +108,11 @@ def _is_int(value: Any) -> bool:
 
 
 def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def _items(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
 
 
 def _refuse(name: str, value: Any, remedy: str) -> NoReturn:

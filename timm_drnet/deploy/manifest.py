@@ -5,9 +5,9 @@
 
 import hashlib
 import json
-import math
 import os
 import re
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,9 @@ FORMAT = 'timm-drnet export'
 FORMAT_VERSION = 2
 """2 has the router, a cascade's thresholds and the precision."""
 MANIFEST = 'manifest.json'
+
+_MAX_MANIFEST = 64 * 2 ** 20
+"""Bytes; a million labels of usual length take less than half."""
 
 PRECISIONS = ('float32', 'bf16', 'fp16', 'int8')
 
@@ -52,7 +55,7 @@ def read_manifest(folder: str | os.PathLike[str], runtime: str) -> dict[str, Any
     if not isinstance(manifest, dict) or manifest.get('format') != FORMAT:
         raise InvalidExportError(f'{path}: not of an export; give a folder written by "timm-drnet export"')
     version = manifest.get('format_version', 0)
-    if _is_whole(version) and version > FORMAT_VERSION:
+    if _is_whole(version, FORMAT_VERSION + 1, 1000):
         raise InvalidExportError(
             f'{path}: of format {version}, and this code knows {FORMAT_VERSION}; use the onnx_runner.py in that folder,'
             ' or a newer timm-drnet')
@@ -89,25 +92,33 @@ def read_file(folder: str | os.PathLike[str], entry: dict[str, Any]) -> bytes:
         InvalidExportError: If it is missing or differs.
     """
     path = Path(folder) / str(entry['name'])
-    content = _read(path, 'the export is not complete: copy all of it, or export the model again')
+    content = _read(path, 'the export is not complete: copy all of it, or export the model again', entry['size'])
     if hashlib.sha256(content).hexdigest() != entry['sha256']:
         raise InvalidExportError(
-            f'{path}: not the file that {MANIFEST} describes ({len(content):,} bytes of {entry["size"]:,});'
-            ' copy it anew, or export the model again')
+            f'{path}: not the file that {MANIFEST} describes; copy it anew, or export the model again')
     return content
 
 
-def _read(path: Path, remedy: str) -> bytes:
-    """The content of a file in a folder, to which a link may not lead from elsewhere."""
+def _read(path: Path, remedy: str, size: int | None = None) -> bytes:
+    """The content of a file in a folder, of the right size, to which a link may not lead from elsewhere."""
     if os.path.dirname(os.path.realpath(path)) != os.path.realpath(path.parent):
         raise InvalidExportError(f'{path}: a link to a place outside the folder; copy the file itself there')
     try:
+        found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode):  # opening a named pipe would wait for somebody to write
+            raise InvalidExportError(f'{path}: a folder or device, not a file; {remedy}')
+        if size is not None and found.st_size != size:
+            raise InvalidExportError(
+                f'{path}: not the file that {MANIFEST} describes ({found.st_size:,} bytes of {size:,}); copy it anew,'
+                ' or export the model again')
+        if size is None and found.st_size > _MAX_MANIFEST:
+            raise InvalidExportError(f'{path}: of {found.st_size:,} bytes, too large for one; {remedy}')
         return path.read_bytes()
     except OSError as error:
         raise InvalidExportError(f'{path}: {error.strerror}; {remedy}') from error
 
 
-def _is_whole(value: Any, low: int = 1, high: float = math.inf) -> bool:
+def _is_whole(value: Any, low: int = 1, high: int = 2 ** 63 - 1) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 
@@ -134,7 +145,7 @@ def _is_cost(value: Any) -> bool:
 
 
 _RULES: dict[str, Callable[[Any, dict[str, Any]], bool]] = {
-    'format_version': lambda value, manifest: _is_whole(value),
+    'format_version': lambda value, manifest: _is_whole(value, 1, FORMAT_VERSION),
     'runtime': lambda value, manifest: value in ('onnx', 'torch'),
     'resolutions': lambda value, manifest: (
         isinstance(value, list) and len(value) > 0 and all(map(_is_size, value))),
@@ -152,8 +163,9 @@ _RULES: dict[str, Callable[[Any, dict[str, Any]], bool]] = {
         value is None or (_is_file(value) and manifest['router'] == 'predictor')),
     'files.branches': lambda value, manifest: _is_list(value, len(manifest['resolutions']), _is_file),
     'preprocessing.input_size': lambda value, manifest: (
-        value == [manifest['in_chans'], manifest['resolutions'][0], manifest['resolutions'][0]]),
-    'preprocessing.crop_pct': lambda value, manifest: _is_number(value, 0.1),
+        _is_list(value, 3, _is_size)
+        and value == [manifest['in_chans'], manifest['resolutions'][0], manifest['resolutions'][0]]),
+    'preprocessing.crop_pct': lambda value, manifest: _is_number(value, 0.1, 2),
     'preprocessing.crop_mode': lambda value, manifest: value in ('center', 'squash', 'border'),
     'preprocessing.interpolation': lambda value, manifest: (
         isinstance(value, str) and value.upper() in Image.Resampling.__members__),

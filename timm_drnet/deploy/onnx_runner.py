@@ -394,7 +394,7 @@ def _neighbours(old: int, new: int) -> tuple[NDArray[np.int64], NDArray[np.int64
 def _transform(image: Image.Image, config: dict[str, Any]) -> Array:
     """timm's evaluation transform: resize, crop the centre, normalize."""
     side, crop_mode = config['input_size'][-1], config['crop_mode']
-    scaled = math.floor(side / config['crop_pct'])
+    scaled = max(1, math.floor(side / config['crop_pct']))
     fill: tuple[int, ...] = (0,) * len(image.getbands())
     if crop_mode == 'squash':
         size = (scaled, scaled)

@@ -98,7 +98,9 @@ _MODEL_ARGS = {
     'num_classes': _CLASSES,
     'predictor_size': _Rule(_whole(0, 8192), 'a whole number from 0 to 8192'),
     'pretrained_strict': _Rule(lambda value: value is True, 'left out, since a part of the model would stay random'),
-    'resolutions': _Rule(_list(_SIDE.check), 'a list of whole numbers from 1 to 8192'),
+    'resolutions': _Rule(
+        lambda value: _list(_SIDE.check)(value) and len(value) <= 64,
+        'a list of at most 64 whole numbers from 1 to 8192'),
 }
 """Arguments that decide how large the model becomes, or what of it is loaded. The others the model checks itself."""
 

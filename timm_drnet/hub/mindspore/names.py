@@ -7,6 +7,8 @@ import torch
 from timm.models import BasicBlock, Bottleneck, ResNet
 from torch import nn
 
+from ...data.pixels import printable
+
 _NUM_RESOLUTIONS = 3
 _LEAVES = {'weight': 'gamma', 'bias': 'beta', 'running_mean': 'moving_mean', 'running_var': 'moving_variance'}
 
@@ -102,13 +104,18 @@ def _check(source: Mapping[str, torch.Tensor], argument: str, shapes: Mapping[st
         if name in source and (source[name].shape != shape or not source[name].is_floating_point())
     ]
     faults = [
-        f'{len(names)} {fault} ({", ".join(names[:2])}{", ..." if len(names) > 2 else ""})'
+        f'{len(names)} {fault} ({", ".join(map(_short, names[:2]))}{", ..." if len(names) > 2 else ""})'
         for fault, names in (('are missing', missing), ('are unknown', unknown), ('do not fit', misfits)) if names
     ]
     if faults:
         raise ValueError(
             f'Invalid {argument}: of its {len(source)} tensors, {" and ".join(faults[:2])}. Give the {argument} of the'
             " authors' DRNet-ResNet-50.")
+
+
+def _short(text: str) -> str:
+    """What a file says, as it can stand in a message: a name may be long, and of any characters."""
+    return printable(text if len(text) <= 200 else f'{text[:197]}...')
 
 
 def _is_training_state(name: str, weights: Mapping[str, torch.Size]) -> bool:
