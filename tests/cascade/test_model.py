@@ -81,6 +81,19 @@ def test_saved_model_stops_at_the_same(cascade, tmp_path):
     assert torch.equal(loaded(x), model(x))
 
 
+@torch.no_grad()
+def test_image_that_is_no_number_goes_to_the_largest_and_disturbs_no_other(cascade):
+    model, x = cascade
+    where, logits = stops_by_hand(model, x)
+    x[4] = float('nan')
+    answer, choice = model.classify(x)
+    assert choice[4] == 0
+    assert answer[4].isnan().all()
+    others = torch.arange(len(x)) != 4
+    assert torch.equal(choice[others], where[others])
+    torch.testing.assert_close(answer[others], logits[others])
+
+
 def test_costs_are_of_every_rung_that_ran(cascade):
     model, _ = cascade
     flops = [row.backbone_flops for row in timm_drnet.cost_table(model)]

@@ -109,12 +109,21 @@ def test_any_number_of_resolutions(make_tiny, images):
         assert set(model.predict_resolution(images(3)).tolist()) <= set(range(len(resolutions)))
 
 
-@pytest.mark.parametrize('shape', [(3, 64, 64), (2, 3, 64, 48), (0, 3, 64, 64), (64, 64)])
+@pytest.mark.parametrize('shape', [(3, 64, 64), (2, 3, 64, 48), (0, 3, 64, 64), (64, 64), (2, 3, 0, 0)])
 @pytest.mark.parametrize('call', ['forward', 'predict_resolution', 'forward_at'])
 def test_input_that_is_no_batch_of_square_images_is_refused(tiny, shape, call):
     args = (0,) if call == 'forward_at' else ()
     with pytest.raises(ValueError, match=rf'Invalid input of shape {re.escape(str(shape))}: use a batch of square'):
         getattr(tiny, call)(torch.zeros(shape), *args)
+
+
+def test_input_of_other_types_and_channels_is_refused(tiny, images):
+    for model in (tiny, tiny.deploy(micro_batch=0)):
+        for dtype in (torch.uint8, torch.int64):
+            with pytest.raises(ValueError, match=f'Invalid input of type {dtype}: use normalized images'):
+                model(images(2).to(dtype))
+        with pytest.raises(RuntimeError, match='to have 3 channels, but got 1 channels instead'):  # PyTorch's own words
+            model(images(2, channels=1))
 
 
 @pytest.mark.parametrize('choice', [3, -1, torch.tensor([0, 3]), torch.tensor([-1, 0])])

@@ -1,6 +1,7 @@
 """Deployed models give what the models give, whatever their family, cuts, layout and number of threads."""
 
 import copy
+import math
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 
@@ -233,6 +234,10 @@ def test_bad_input(tiny, images):
     deployed = tiny.deploy(micro_batch=0)
     with pytest.raises(ValueError, match='use a batch of square images'):
         deployed(images(2)[:, :, :32])
+    for value in (math.nan, math.inf):
+        for run in (deployed, deployed.predict_resolution, lambda x: deployed.forward_at(x, 0)):
+            with pytest.raises(ValueError, match='some of its values are not finite'):
+                run(images(2).index_fill(0, torch.tensor([1]), value))
     with pytest.raises(ValueError, match='Invalid choice 3: there are 3 candidates'):
         deployed.forward_at(images(2), 3)
     with pytest.raises(ValueError, match='one integer for each of the 2 images'):

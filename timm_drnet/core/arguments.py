@@ -74,17 +74,18 @@ class DRNetArgs:
             if not valid:
                 _refuse(name, getattr(self, name), remedy)
         rungs = len(sides) - 1 if self.router == 'cascade' else 0
-        thresholds = _items(self.thresholds or (0.8,) * rungs)
+        given = self.thresholds or (0.8,) * rungs
+        thresholds = tuple(given) if isinstance(given, Iterable) else (given,)
         if len(thresholds) != rungs or not all(t is None or _is_finite(t) for t in thresholds):
             _refuse('thresholds', self.thresholds, f'{rungs} numbers or None, one for each smaller rung of a cascade')
-        given = {'resolutions': sides, 'predictor_size': size, 'thresholds': thresholds}
-        for name, value in {**given, 'cost': self._checked_cost(len(sides))}.items():
+        form = {'resolutions': sides, 'predictor_size': size, 'thresholds': thresholds}
+        for name, value in {**form, 'cost': self._checked_cost(len(sides))}.items():
             object.__setattr__(self, name, value)  # the dataclass is frozen
 
     def _checked_cost(self, candidates: int) -> str | tuple[float, ...]:
         if self.cost in ('flops', 'latency'):
             return self.cost
-        numbers = _items(self.cost)
+        numbers: tuple[Any, ...] = tuple(self.cost) if isinstance(self.cost, Iterable) else ()
         valid = len(numbers) == candidates + 1 and all(_is_finite(c) and c >= 0 for c in numbers)
         if not valid or min(numbers[:-1]) == 0:
             _refuse('cost', self.cost, (
@@ -109,10 +110,6 @@ def _is_int(value: Any) -> bool:
 
 def _is_finite(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
-
-
-def _items(value: Any) -> tuple[Any, ...]:
-    return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
 
 
 def _refuse(name: str, value: Any, remedy: str) -> NoReturn:

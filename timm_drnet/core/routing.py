@@ -71,10 +71,12 @@ def _sum_over_ranks(counts: torch.Tensor) -> torch.Tensor:
 
 
 def check_images(x: torch.Tensor) -> None:
-    """Refuse what is no batch of square images, (B, C, S, S), with a ValueError."""
-    if x.ndim != 4 or x.shape[0] == 0 or x.shape[2] != x.shape[3]:
+    """Refuse what is no batch of square images of floating point, (B, C, S, S), with a ValueError."""
+    if x.ndim != 4 or 0 in x.shape or x.shape[2] != x.shape[3]:
         raise ValueError(
             f'Invalid input of shape {tuple(x.shape)}: use a batch of square images, (B, C, S, S); crop or pad others.')
+    if not x.is_floating_point():
+        raise ValueError(f'Invalid input of type {x.dtype}: use normalized images of floating point.')
 
 
 def check_choices(choice: Any, x: torch.Tensor) -> torch.Tensor:

@@ -98,7 +98,7 @@ class DeployedDRNet(nn.Module):
 
         Raises:
             RuntimeError: Under ``torch.jit.trace``, which cannot follow the routing.
-            ValueError: If x is not a batch of square images.
+            ValueError: If x is not a batch of square images, or on a processor not all of it finite.
         """
         refuse_tracing()
         return self.classify(x)[0]  # type: ignore[no-any-return]  # the decorator is not typed
@@ -115,10 +115,10 @@ class DeployedDRNet(nn.Module):
             Logits, (B, num_classes), and indices into ``resolutions``, (B,) int64.
 
         Raises:
-            ValueError: If x is not a batch of square images.
+            ValueError: If x is not a batch of square images, or on a processor not all of it finite.
         """
-        check_images(x)
         if self.args.router == 'cascade' and self.num_classes:
+            _check_numbers(x)
             images = torch.arange(len(x), device=x.device)  # what climbs is the images' numbers
             logits, choice, _ = climb(images, self.args.thresholds, lambda j, part: self._run(j, x, part))
             return logits, choice
@@ -137,13 +137,13 @@ class DeployedDRNet(nn.Module):
             Indices into ``resolutions``, (B,) int64, as of the model that this one was made from.
 
         Raises:
-            ValueError: If x is not a batch of square images.
+            ValueError: If x is not a batch of square images, or on a processor not all of it finite.
         """
-        check_images(x)
-        if self.args.uses_predictor:
-            return self._predict(x)
         if self.args.router == 'cascade' and self.num_classes:
             return self.classify(x)[1]  # type: ignore[no-any-return]
+        _check_numbers(x)
+        if self.args.uses_predictor:
+            return self._predict(x)
         return torch.zeros(len(x), dtype=torch.int64, device=x.device)
 
     @torch.compiler.disable
@@ -159,9 +159,10 @@ class DeployedDRNet(nn.Module):
             Logits, (B, num_classes).
 
         Raises:
-            ValueError: If x is not a batch of square images, or a choice is not a candidate.
+            ValueError: If x is not a batch of square images, on a processor not all of it finite, or a choice is not a
+                candidate.
         """
-        check_images(x)
+        _check_numbers(x)
         if isinstance(choice, int):
             return self._run(check_index(choice, len(self.resolutions)), x)
         return self._route(x, check_choices(choice, x))
@@ -322,6 +323,13 @@ def _fold(model: DRNet, share_weights: bool) -> DeployedDRNet:
     for j, (branch, r) in enumerate(zip(branches, model.resolutions, strict=True)):
         _check_same(branch, model.branch(j), images(2, r))
     return deployed
+
+
+def _check_numbers(x: torch.Tensor) -> None:
+    """Refuse what is no batch of images, or holds what is no number: oneDNN's activations make a zero of it."""
+    check_images(x)
+    if x.is_cpu and not x.sum(dtype=torch.promote_types(x.dtype, torch.float32)).isfinite():
+        raise ValueError('Invalid input: some of its values are not finite.')
 
 
 def _pieces(x: torch.Tensor, cut: int) -> tuple[torch.Tensor, ...]:

@@ -150,7 +150,7 @@ class OnnxDRNet:
             Logits, (B, num_classes); in the pretrain stage those of the largest resolution.
 
         Raises:
-            ValueError: If x is not a batch of square images.
+            ValueError: If x is not a batch of square images, or not all of it is finite.
         """
         return self._answer(self._check_images(x))[0]
 
@@ -164,15 +164,10 @@ class OnnxDRNet:
             Indices into ``resolutions``, (B,); where it stopped in a cascade, all 0 in the pretrain stage.
 
         Raises:
-            ValueError: If x is not a batch of square images.
+            ValueError: If x is not a batch of square images, or not all of it is finite.
         """
         x = self._check_images(x)
-        if self._climbs:
-            return self._climb(x)[1]
-        if self._predictor is None:
-            return np.zeros(len(x), np.int64)
-        scores = self._run(self._predictor, x, np.arange(len(x)), self.manifest['predictor_size'])
-        return np.asarray(scores.argmax(axis=1), np.int64)
+        return self._climb(x)[1] if self._climbs else self._choose(x)
 
     def forward_at(self, x: Array, choice: int | NDArray[np.integer[Any]]) -> Array:
         """Classify at given resolutions, without the router.
@@ -185,7 +180,7 @@ class OnnxDRNet:
             Logits, (B, num_classes).
 
         Raises:
-            ValueError: If x is not a batch of square images, or a choice is not a candidate.
+            ValueError: If x is not a batch of square images, not all of it is finite, or a choice is not a candidate.
         """
         x = self._check_images(x)
         choices = np.full(len(x), choice) if isinstance(choice, int | np.integer) else np.asarray(choice)
@@ -197,14 +192,7 @@ class OnnxDRNet:
         if len(invalid):
             raise ValueError(
                 f'Invalid choice {invalid[0]}: there are {len(self.resolutions)} candidates, counted from 0.')
-        rows = [np.flatnonzero(choices == j) for j in range(len(self.resolutions))]
-        parts = [
-            self._run(program, x, rows_j, side)
-            for program, rows_j, side in zip(self._branches, rows, self.resolutions, strict=True) if len(rows_j)]
-        grouped = np.concatenate(parts)
-        logits = np.empty_like(grouped)
-        logits[np.concatenate(rows)] = grouped
-        return logits
+        return self._route(x, choices)
 
     def classify(
             self,
@@ -261,7 +249,7 @@ class OnnxDRNet:
         return prepare(image, self.manifest['preprocessing'])
 
     def _classify(self, x: Array, topk: int) -> list[Classification]:
-        logits, choice = self._answer(x)
+        logits, choice = self._answer(self._check_images(x))
         if not np.isfinite(logits).all():
             raise ValueError('The model gives scores that are not finite: its weights are damaged.')
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -280,8 +268,26 @@ class OnnxDRNet:
         """Logits of each image, and its choice."""
         if self._climbs:
             return self._climb(x)
-        choice = self.predict_resolution(x)
-        return self.forward_at(x, choice), choice
+        choice = self._choose(x)
+        return self._route(x, choice), choice
+
+    def _choose(self, x: Array) -> NDArray[np.int64]:
+        """The predictor's choices; the largest without one."""
+        if self._predictor is None:
+            return np.zeros(len(x), np.int64)
+        scores = self._run(self._predictor, x, np.arange(len(x)), self.manifest['predictor_size'])
+        return np.asarray(scores.argmax(axis=1), np.int64)
+
+    def _route(self, x: Array, choices: NDArray[np.integer[Any]]) -> Array:
+        """Logits of each image at its choice."""
+        rows = [np.flatnonzero(choices == j) for j in range(len(self.resolutions))]
+        parts = [
+            self._run(program, x, rows_j, side)
+            for program, rows_j, side in zip(self._branches, rows, self.resolutions, strict=True) if len(rows_j)]
+        grouped = np.concatenate(parts)
+        logits = np.empty_like(grouped)
+        logits[np.concatenate(rows)] = grouped
+        return logits
 
     def _climb(self, x: Array) -> tuple[Array, NDArray[np.int64]]:
         """From the smallest rung of a cascade up: an image stops where its answer is confident enough."""
@@ -314,6 +320,8 @@ class OnnxDRNet:
                 f'Invalid input of {x.shape[1]} channels: the model takes {self.manifest["in_chans"]}.')
         if x.dtype.kind != 'f':
             raise ValueError(f'Invalid input of type {x.dtype}: use normalized images in float32, see prepare().')
+        if not np.isfinite(x.sum(dtype=np.float32)):  # activations of OpenVINO make a zero of what is no number
+            raise ValueError('Invalid input: some of its values are not finite.')
         return x.astype(np.float32, copy=False)
 
 
