@@ -1,6 +1,7 @@
 """What the documentation shows runs as it stands, and what it names is there."""
 
 import argparse
+import ast
 import importlib.util
 import json
 import re
@@ -178,6 +179,22 @@ def test_equations_stand_where_the_table_says():
         for name in re.findall(r'`(\w+)`(?! ?\()', re.sub(r'\[[^]]*\]\([^)]*\)', '', where)):
             assert any(f'def {name}(' in source for source in sources), name
     assert checked >= 10
+
+
+def test_faults_name_tests_that_exist():
+    """Every row of the page on faults has one, by its address for pytest."""
+    text = (ROOT / 'docs/robustness.md').read_text(encoding='utf-8')
+    rows = re.findall(r'^\| (?!-|what .* \| test \|$).*', text, flags=re.MULTILINE)
+    names = {}
+    for row in rows:
+        shown = re.findall(r'`([^`]+::[^`]+)`', row.rsplit('|', 2)[1])
+        assert shown, row
+        for file, name in (address.split('::') for address in shown):
+            if file not in names:
+                tree = ast.parse((ROOT / file).read_text(encoding='utf-8'))
+                names[file] = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+            assert name in names[file], f'{file}::{name}'
+    assert len(rows) > 60
 
 
 def test_every_page_is_in_the_navigation():

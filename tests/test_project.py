@@ -3,6 +3,7 @@
 import ast
 import importlib.metadata
 import importlib.resources
+import itertools
 import re
 import sys
 import tomllib
@@ -164,6 +165,15 @@ def test_every_floor_has_its_reason():
         above = lines[lines.index(f'"{requirement}",') - 1]
         assert '>=' in requirement
         assert above.startswith('# '), f'say above {requirement} why it needs that version'
+
+
+def test_page_of_dependencies_names_each():
+    project = METADATA['project']
+    wanted = {'setuptools'}
+    for requirement in (*project['dependencies'], *itertools.chain(*project['optional-dependencies'].values())):
+        wanted.add(re.match(r'[\w-]+', requirement).group())
+    page = (ROOT / 'docs' / 'dependencies.md').read_text(encoding='utf-8')
+    assert set(re.findall(r'^\| ([\w-]+) \| ', page, flags=re.MULTILINE)) - {'package'} == wanted
 
 
 def test_one_version_everywhere():
