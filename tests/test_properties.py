@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 from functools import cache
 
 import pytest
@@ -15,8 +16,8 @@ import timm_drnet
 from timm_drnet.cascade.climb import confidence
 from timm_drnet.cascade.dial import choose_thresholds
 from timm_drnet.core.arguments import DRNetArgs
-from timm_drnet.cost.budget import find_cost_weight, setting
 from timm_drnet.cost.costs import Costs, set_cost_weight
+from timm_drnet.cost.dial import find_cost_weight, setting
 from timm_drnet.hub.publishing import save_folder
 
 # The same examples in every run, and none of them measured by the clock.
@@ -89,10 +90,9 @@ def check_answers(model, images, where, logits):
     torch.testing.assert_close(model(x), answer, rtol=NEAR, atol=NEAR)
     assert all(w in (None, c) for w, c in zip(where, choice.tolist(), strict=True)), (where, choice)
     torch.testing.assert_close(answer, logits[images, choice], rtol=NEAR, atol=NEAR)
-    torch.testing.assert_close(model.forward_at(x, choice), answer, rtol=NEAR, atol=NEAR)
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(images=batches, weight=st.floats(-20, 20), cut=st.integers(0, 4))
 def test_predictor_gives_every_image_its_own_answer(images, weight, cut):
     model, deployed, logits, scores = alone('predictor')
@@ -108,7 +108,7 @@ def test_predictor_gives_every_image_its_own_answer(images, weight, cut):
     check_answers(deployed, images, [None if j < 0 else j for j in expected(scores)], logits)
 
 
-@settings(max_examples=25)
+@settings(max_examples=20)
 @given(
     images=batches, thresholds=st.tuples(*[st.none() | st.floats(0.2, 1.01)] * 2), cut=st.integers(0, 4))
 def test_cascade_gives_every_image_its_own_answer(images, thresholds, cut):
@@ -219,13 +219,19 @@ def drawn(seed, images, candidates, digits):
 @settings(max_examples=60)
 @given(
     seed=st.integers(0, 2 ** 32), images=st.integers(1, 300), digits=st.integers(1, 6), scale=st.floats(0.1, 100),
-    costs=costs, predictor=st.floats(0, 1), shares=shares)
-def test_dial_of_a_predictor_is_monotone(seed, images, digits, scale, costs, predictor, shares):
+    costs=costs, predictor=st.floats(0, 1), shares=shares, weights=st.lists(st.floats(-2, 2), max_size=3))
+@example(
+    seed=0, images=21, digits=1, scale=1.0, costs=(4.0, 2.0, 4.0), predictor=0.0, shares=[], weights=[]
+).via('equal scores: what the weight 0 costs was out of reach')
+def test_dial_of_a_predictor_is_monotone(seed, images, digits, scale, costs, predictor, shares, weights):
     scores = scale * (drawn(seed, images, len(costs), digits) - 0.5)
     prices = Costs('GFLOPs', costs, predictor)
+    # Met by these, so that they have to be found; 0 is among them, others where no two scores are equal.
+    met = {setting(scores, prices, weight).cost for weight in (0.0, *(scale * (w + math.pi / 1000) for w in weights))}
     found = reached(
         lambda target: setting(scores, prices, find_cost_weight(scores, prices, target)).cost,
-        [share * (max(costs) + predictor) for share in shares])
+        [*met, *(share * (max(costs) + predictor) for share in shares)])
+    assert met <= {target for target, _ in found}
     assert all(cost <= 1.01 * target for target, cost in found)
     assert [cost for _, cost in found] == sorted(cost for _, cost in found)
 
@@ -239,7 +245,9 @@ def test_dial_of_a_cascade_is_monotone(seed, images, digits, costs, right, share
     agrees = drawn(seed + 1, images, len(costs), 6) < right
     agrees[:, 0] = True
     found = reached(
-        lambda target: choose_thresholds(sure, agrees, costs, target).cost, [share * costs[0] for share in shares])
+        lambda target: choose_thresholds(sure, agrees, costs, target).cost,
+        [costs[0], *(share * costs[0] for share in shares)])
+    assert costs[0] in {target for target, _ in found}
     assert all(cost <= 1.01 * target for target, cost in found)
     for (target, cost), (more, dearer) in itertools.pairwise(found):
         assert dearer >= cost or (more < 1.0203 * target and dearer >= 0.98 * cost)  # both are within 1 % of theirs

@@ -69,14 +69,14 @@ def find_cost_weight(scores: torch.Tensor, costs: Costs, target: float) -> float
     """
     check_target(target, costs.unit)
     above, below = _around(scores, costs, _one_on_each_step(scores, costs), target)
-    best = min(above, below, key=lambda one: abs(one.cost - target))
+    as_trained = setting(scores, costs, 0.0)  # among equal scores the first, which no weight beside it does
+    best = min(above, below, as_trained, key=lambda one: abs(one.cost - target))
     if abs(best.cost - target) > TOLERANCE * target:
         most, least = (extreme(costs.backbone) + costs.predictor for extreme in (max, min))
         raise ValueError(
             f'Invalid target {target:g} {costs.unit}: on these {len(scores)} images the nearest averages are'
             f' {above.cost:.4g} and {below.cost:.4g}, and the resolutions cost from {most:.4g} to {least:.4g}. Use one'
             ' of the averages, or more images.')
-    as_trained = setting(scores, costs, 0.0)
     return 0.0 if as_trained.shares == best.shares else best.cost_weight
 
 
