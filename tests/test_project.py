@@ -30,7 +30,7 @@ ROOMS = (
     ('evaluate',),
     ('model',),
     ('train', 'bulk'),
-    ('hub', 'analysis'),
+    ('hub', 'analysis', 'demo'),
     ('adaptation',),
     ('cli',),
     ('',),  # the package itself, which re-exports the public surface

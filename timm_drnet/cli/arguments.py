@@ -63,6 +63,11 @@ def seed(text: str) -> int:
     return int(_check(text, int, lambda number: 0 <= number < 2 ** 64, 'a whole number from 0 to 2**64 - 1'))
 
 
+def port(text: str) -> int:
+    """A port that a server can have."""
+    return int(_check(text, int, lambda number: 1 <= number < 2 ** 16, 'a whole number from 1 to 65535'))
+
+
 def threads(text: str) -> int:
     """A number of threads that can run at once: PyTorch does not survive one that the system refuses."""
     most = os.cpu_count() or 1

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..version import __version__
 from .arguments import (
+    DEFAULT_MODEL,
     Parser,
     Subparsers,
     add_data_arguments,
@@ -16,6 +17,7 @@ from .arguments import (
     at_least,
     fraction,
     non_negative_float,
+    port,
     positive_float,
     positive_int,
     seed,
@@ -41,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--version', action='version', version=f'%(prog)s {__version__}')
     commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
     for add_command in (
-            _predict, _classify, _validate, _analyze, _flops, _budget, _adapt, _bench, _export, _publish,
+            _predict, _demo, _classify, _validate, _analyze, _flops, _budget, _adapt, _bench, _export, _publish,
             _convert_mindspore, _last_checkpoint, _run):
         add_command(commands)
     return parser
@@ -63,6 +65,27 @@ def _predict(commands: Subparsers) -> None:
     add_device(parser)
     add('--save', metavar='FILE', help='draw a contact sheet, grouped by resolution: a .png or .jpg')
     add('--json', action='store_true', help='print JSON')
+
+
+def _demo(commands: Subparsers) -> None:
+    parser = commands.add_parser(
+        'demo', help='open a page to try a model on',
+        description='Serve a page to try a model on with photographs, one or several: labels, where each stopped, FLOPs'
+                    ' and milliseconds against the full size, what the network saw, and a slider for the budget.'
+                    ' Ctrl+C ends it. It needs pip install "timm-drnet[demo]".')
+    add = parser.add_argument
+    add('model', metavar='MODEL', nargs='?', default=DEFAULT_MODEL,
+        help='a name from timm.list_models("*drnet*"), hf-hub:ORG/NAME or local-dir:PATH (%(default)s)')
+    add('--checkpoint', metavar='FILE', help='trained weights, instead of the registered ones')
+    add('--labels', metavar='FILE', help='names of the classes, one per line')
+    add('--samples', metavar='IMAGE', nargs='+', help='photographs to pick from (examples/photos, where it is)')
+    add('--host', metavar='NAME', default='127.0.0.1',
+        help='address to serve at; 0.0.0.0 lets other machines in (%(default)s)')
+    add('--port', metavar='N', type=port, help='port to serve at (the first free one from 7860 on)')
+    add('--share', action='store_true', help="also at a public address, through Gradio's servers")
+    add('--no-browser', dest='browser', action='store_false', help='do not open a browser')
+    add_device(parser)
+    add_model_kwargs(parser)
 
 
 def _classify(commands: Subparsers) -> None:
