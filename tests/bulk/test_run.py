@@ -51,13 +51,13 @@ def out(model, inputs, ray_here, tmp_path_factory):
     out = tmp_path_factory.mktemp('run') / 'out'
     report = classify_bulk(
         model, [inputs[0].as_uri(), inputs[1]], out.as_uri(), LABELS, topk=2, image_column='picture', batch_size=2,
-        shard_size=10, workers=1, decoders=1)
+        shard_size=10, workers=1, decoders=1, reducing_gap=1)
     return out, report
 
 
 @pytest.fixture(scope='module')
 def expected(model):
-    return predict_images(model, PHOTOS, LABELS, topk=2)
+    return predict_images(model, PHOTOS, LABELS, topk=2, reducing_gap=1)
 
 
 def test_rows_are_those_of_predict_images(out, inputs, expected):
@@ -128,7 +128,7 @@ def test_shards_have_their_size_and_one_schema(out):
 
 def test_later_run_makes_what_is_missing_and_nothing_else(model, inputs, out, monkeypatch):
     folder, first = out
-    arguments = {'topk': 2, 'image_column': 'picture', 'shard_size': 10}
+    arguments = {'topk': 2, 'image_column': 'picture', 'shard_size': 10, 'reducing_gap': 1}
     before = pq.read_table(folder / 'shard-00001.parquet')
     (folder / 'shard-00001.parquet').unlink()
     kept = {path: path.stat().st_mtime_ns for path in folder.glob('*.parquet')}
@@ -174,6 +174,7 @@ def test_error_in_a_worker_is_told_as_it_is(model, inputs, ray_here, tmp_path):
     ({'batch_size': 0}, 'Invalid batch_size 0'),
     ({'shard_size': 0}, 'Invalid shard_size 0'),
     ({'workers': 0}, 'Invalid workers 0'),
+    ({'reducing_gap': 0.5}, r'Invalid reducing_gap 0\.5'),
     ({'labels': ['a']}, '1 labels for a model of 5 classes'),
     ({'output': PHOTOS[0].parent / 'out'}, 'it lies in the input .*; name a folder outside of it'),
     ({'output': 'memory://bucket/out'}, 'written to a folder on this machine; name one'),

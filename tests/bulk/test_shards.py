@@ -127,6 +127,7 @@ ID = pa.schema([('id', pa.int64())])
 
 @pytest.mark.parametrize(('first', 'second', 'told'), [
     ({}, {'topk': 3}, 'topk 1, now 3'),
+    ({}, {'reducing_gap': None}, 'reducing gap 2.5, now None'),
     ({}, {'shard_size': 11}, 'shard size 10, now 11'),
     ({}, {'listing': Listing(['/a.jpg', '/b.jpg', '/c.jpg'])}, 'number of images 2, now 3; another list of'),
     ({}, {'listing': Listing(['/a.jpg', '/c.jpg'])}, 'another list of input files'),

@@ -31,7 +31,7 @@ def events(monkeypatch, tiny):
     monkeypatch.setattr('timm_drnet.bulk.engine.deploy', lambda model: model)  # it would measure for seconds
     monkeypatch.setattr(ray, 'get', lambda x: x)
 
-    def loader(model, normalize=True):
+    def loader(model, normalize=True, reducing_gap=None):
         def load(path):
             events.append(path)
             if path == '/10.jpg':

@@ -11,8 +11,9 @@ import pytest
 import timm_drnet
 from timm_drnet.bulk.engine import ENGINES as BULK_ENGINES
 from timm_drnet.cli import main, parsers
-from timm_drnet.cli.arguments import DEFAULT_MODEL
+from timm_drnet.cli.arguments import DEFAULT_MODEL, REDUCING_GAP
 from timm_drnet.cli.bench import _DTYPES
+from timm_drnet.data import pixels
 from timm_drnet.deploy.export import FORMATS
 from timm_drnet.deploy.manifest import PRECISIONS
 from timm_drnet.evaluate.engines import ENGINES
@@ -54,6 +55,7 @@ def test_every_command_has_its_module():
 def test_constants_are_those_of_the_modules_that_are_not_imported():
     assert timm_drnet.DEFAULT_MODEL == DEFAULT_MODEL
     assert (ENGINES, FORMATS, tuple(_DTYPES)) == (parsers.ENGINES, parsers.EXPORT_FORMATS, parsers.DTYPES)
+    assert pixels.REDUCING_GAP == REDUCING_GAP
     assert (PRECISIONS, BULK_ENGINES) == (parsers.PRECISIONS, parsers.BULK_ENGINES)
 
 
@@ -68,6 +70,8 @@ def test_constants_are_those_of_the_modules_that_are_not_imported():
       for command in ('validate', 'budget') for value in ('0.0', '1.5', 'nan')),
     *((command, ['-j', '-1'], 'argument -j/--workers: -1: use a whole number of at least 0')
       for command in ('validate', 'budget', 'adapt')),
+    *((command, ['--reducing-gap', value], f'argument --reducing-gap: {value}: use a number of at least 1, or none')
+      for command in ('predict', 'classify', 'validate') for value in ('0.5', 'inf', 'all')),
     ('predict', ['--topk', '0'], 'argument --topk: 0: use a whole number of at least 1'),
     ('predict', ['--batch-size', '-3'], 'argument --batch-size: -3: use'),
     ('classify', ['--shard-size', 'x'], 'argument --shard-size: x: use a whole number of at least 1'),

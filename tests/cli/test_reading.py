@@ -110,23 +110,60 @@ def test_commands_see_what_is_meant(command, folder, pictures, seen, tmp_path):
     check(seen, meant)
 
 
-def answers(model, meant):
+def answers(model, meant, **kwargs):
     """The probabilities of the most probable class, by the name of the picture."""
-    load = image_loader(model)
+    load = image_loader(model, **kwargs)
     with torch.inference_mode():
         images = {path: load(path) for path in meant}
-        check(images.values(), meant)
         return {path.name: pytest.approx(float(model(x[None]).softmax(dim=1).max()), abs=1e-5)
                 for path, x in images.items()}
 
 
-def test_runner_sees_what_is_meant(folder, model, pictures, tmp_path, capsys):
+def test_runner_sees_what_is_meant(model, exported, pictures, capsys):
     _, meant = pictures
-    assert main(['export', f'local-dir:{folder}', str(tmp_path / 'out')]) == 0
-    capsys.readouterr()
-    assert onnx_runner.main([*map(str, meant), '--folder', str(tmp_path / 'out'), '--json', '--threads', '1']) == 0
+    check(map(image_loader(model), meant), meant)
+    assert onnx_runner.main([*map(str, meant), '--folder', str(exported), '--json', '--threads', '1']) == 0
     rows = json.loads(capsys.readouterr().out)
     assert {row['path'].rpartition('/')[2]: row['probabilities'][0] for row in rows} == answers(model, meant)
+
+
+@pytest.fixture
+def large(tmp_path):
+    """A large JPEG file whose finest details are gone where it is decoded at a fraction of its size."""
+    noise = np.random.default_rng(1).integers(0, 256, (16, 12, 3), dtype=np.uint8)
+    stripes = np.tile(np.asarray([0, 255], dtype=np.uint8), (1024, 384))[..., None]
+    scene = Image.fromarray(noise).resize((768, 1024), Image.Resampling.BICUBIC)
+    scene = Image.blend(scene, Image.fromarray(stripes.repeat(3, axis=2)), 0.5)
+    paths = [tmp_path / 'large' / f'class{label}' / 'large.jpg' for label in range(4)]
+    for path in paths:
+        path.parent.mkdir(parents=True)
+        scene.save(path, quality=95)
+    return paths[0]
+
+
+@pytest.fixture(scope='module')
+def exported(folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp('exports') / 'out'
+    assert main(['export', f'local-dir:{folder}', str(out)]) == 0
+    return out
+
+
+@pytest.mark.parametrize(('gap', 'width'), [('none', 768), ('4', 384), (None, 192), ('1', 96)])
+@pytest.mark.parametrize('command', ['predict', 'validate', 'runner'])
+def test_large_photographs_are_decoded_at_the_size_needed(
+        command, gap, width, folder, exported, large, monkeypatch):
+    """The model needs 73 of the 768 pixels: 64 are the central 87.5 % of them."""
+    widths = []
+    resize = Image.Image.resize
+    monkeypatch.setattr(
+        Image.Image, 'resize',
+        lambda image, *args, **kwargs: widths.append(image.width) or resize(image, *args, **kwargs))
+    option = [] if gap is None else ['--reducing-gap', gap]
+    if command == 'runner':
+        assert onnx_runner.main([str(large), '--folder', str(exported), '--threads', '1', *option]) == 0
+    else:
+        assert main([*arguments(command, folder, str(large.parents[1]), ''), *option]) == 0
+    assert set(widths) == {width}
 
 
 @pytest.fixture
@@ -158,10 +195,12 @@ def test_names_are_escaped(command, folder, named, capfd):
     assert r'a\x1b[31mb' in capfd.readouterr().err
 
 
-def test_classify_sees_what_is_meant_and_escapes_names(folder, model, pictures, named, capfd):
+def test_classify_sees_what_is_meant_and_escapes_names(folder, model, pictures, named, large, capfd):
     os.remove(os.fsencode(named / 'class0') + b'/d\xe9.png')  # a name that does not go into a Parquet file
+    os.link(large, named / large.name)
     out = named.parent / 'o\x1b[1mut'
-    assert main(arguments('classify', folder, str(named), str(out))) == 1
+    assert main([*arguments('classify', folder, str(named), str(out)), '--reducing-gap', 'none']) == 1
     check_names(capfd.readouterr())
     rows = [row for row in pq.read_table(out).to_pylist() if row['error'] is None]
-    assert {row['path'].rpartition('/')[2]: row['probability'] for row in rows} == answers(model, pictures[1])
+    assert {row['path'].rpartition('/')[2]: row['probability'] for row in rows} == answers(
+        model, [*pictures[1], large], reducing_gap=None)

@@ -292,11 +292,16 @@ def test_any_error_of_a_decoder_is_a_reason(tmp_path, monkeypatch):
 
 def test_large_jpeg_is_decoded_small_and_looks_the_same(tmp_path):
     path = save(tmp_path / 'x.jpg', gradient(20, 20).resize((1600, 1300), Image.Resampling.BICUBIC))
-    full, small = open_image(path), open_image(path, side=64)
+    full = open_image(path)
     assert full.size == (1600, 1300)
-    assert small.size == (400, 325)
-    assert_close(small.resize((64, 52)), full.resize((64, 52)), 3)
-    assert open_image(path, side=256).size == full.size
+    for side, gap, size in ((64, 4, (400, 325)), (64, 2, (200, 163)), (162, 1, (200, 163)), (163, 1, (400, 325))):
+        small = open_image(path, side=side, reducing_gap=gap)
+        assert small.size == size
+        assert_close(small.resize((64, 52)), full.resize((64, 52)), 3)
+    for side, gap in ((64, None), (256, 4), (651, 1)):
+        assert open_image(path, side=side, reducing_gap=gap).size == full.size
+    with pytest.raises(ValueError, match=r'Invalid reducing_gap 0\.5: use at least 1'):
+        open_image(path, side=64, reducing_gap=0.5)
 
 
 def test_long_image_loses_its_ends_where_only_the_centre_is_used():

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 from ..core.drnet import DRNet
 from ..data.class_folders import ClassFolders
 from ..data.files import find_images
-from ..data.pixels import UnreadableImageError, open_image
-from ..data.reading import data_config
+from ..data.pixels import REDUCING_GAP, UnreadableImageError, open_image
+from ..data.reading import TRAINING_GAP, data_config, short_side
 
 _SMALLEST_CROP = 0.35
 """Of the area of a photograph, in the views to tune on: enough to vary them, not so little that the object is lost."""
@@ -82,7 +82,7 @@ class Photographs:
         """
         transform = create_transform(
             **data_config(model), is_training=True, scale=(_SMALLEST_CROP, 1.0), color_jitter=0.0)
-        files = _Files(list(self.paths[self.held_out:]), model, transform, central=False, seed=seed)
+        files = _Files(list(self.paths[self.held_out:]), model, transform, views=True, seed=seed)
         order = random.Random(seed).sample(range(len(files)), len(files))
         for _, images in self._read(files, batch_size, workers, order):
             if len(images) == batch_size:
@@ -96,8 +96,7 @@ class Photographs:
             workers: int,
     ) -> Iterator[tuple[list[Path], torch.Tensor]]:
         paths = list(self.paths if everything else self.paths[:self.held_out])
-        config = data_config(model)
-        files = _Files(paths, model, create_transform(**config), config['crop_mode'] == 'center')
+        files = _Files(paths, model, create_transform(**data_config(model)))
         yield from self._read(files, batch_size, workers)
 
     def _read(
@@ -125,14 +124,16 @@ class _Files(Dataset[_Sample]):
             paths: list[Path],
             model: DRNet,
             transform: Callable[[Image.Image], torch.Tensor],
-            central: bool,
+            views: bool = False,
             seed: int = 0,
     ) -> None:
         self.paths = paths
         self.transform = transform
         self.mode = 'RGB' if model.in_chans == 3 else 'L'
-        self.side = model.resolutions[0]
-        self.central = central
+        config = data_config(model)
+        self.side = model.resolutions[0] if views else short_side(config)
+        self.central = config['crop_mode'] == 'center' and not views
+        self.reducing_gap = TRAINING_GAP if views else REDUCING_GAP
         self.seed = seed
 
     def __len__(self) -> int:
@@ -140,7 +141,7 @@ class _Files(Dataset[_Sample]):
 
     def __getitem__(self, index: int) -> _Sample:
         try:
-            image = open_image(self.paths[index], self.mode, self.side, self.central)
+            image = open_image(self.paths[index], self.mode, self.side, self.central, self.reducing_gap)
         except UnreadableImageError as error:
             return index, None, str(error)
         with _drawing_from(f'{self.seed} {index}'):

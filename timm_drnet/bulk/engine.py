@@ -4,6 +4,7 @@ An exported model is kept in the output's folder: int8 made anew, of other image
 """
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ import torch
 
 from ..core.drnet import DRNet
 from ..cost.flops import cost_table
-from ..data.reading import image_loader
 from ..deploy.deployed import deploy
 from ..deploy.export import export_model
 from ..deploy.onnx_engine import ONNX_ENGINES, OnnxEngine, split_name
@@ -57,7 +57,14 @@ def check_engine(name: str, model: DRNet, num_gpus: float | None) -> str:
     return precision
 
 
-def engine_files(name: str, model: DRNet, output: Path, listing: Listing, column: str) -> dict[str, bytes] | None:
+def engine_files(
+        name: str,
+        model: DRNet,
+        output: Path,
+        listing: Listing,
+        column: str,
+        load: Callable[[Any], torch.Tensor],
+) -> dict[str, bytes] | None:
     """What workers need of an engine beside the model.
 
     Args:
@@ -66,6 +73,7 @@ def engine_files(name: str, model: DRNet, output: Path, listing: Listing, column
         output: The folder of the run, where the export is kept.
         listing: The images, some of which int8 is calibrated with.
         column: Column of Parquet files that holds the images.
+        load: As `image_loader` returns it.
 
     Returns:
         The files of an export by their names; None for a deployed model.
@@ -79,7 +87,7 @@ def engine_files(name: str, model: DRNet, output: Path, listing: Listing, column
     folder = output / _FOLDER
     if not folder.is_dir():
         _, precision = split_name(name)
-        images = _some(listing, model, column) if precision == 'int8' else None
+        images = _some(listing, column, load) if precision == 'int8' else None
         export_model(model, folder, cost_table(model), precision=precision, calibrate=images)
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
@@ -105,14 +113,14 @@ def start_engine(name: str, model: DRNet, files: dict[str, bytes] | None, thread
         return OnnxEngine(folder, model, name, threads)
 
 
-def _some(listing: Listing, model: DRNet, column: str) -> torch.Tensor:
+def _some(listing: Listing, column: str, load: Callable[[Any], torch.Tensor]) -> torch.Tensor:
     """Images at even distances."""
     number = min(len(listing), _CALIBRATION)
     places: list[Any] = []
     for i in range(number):
         n = i * len(listing) // number
         places += listing.locations(n, n + 1)
-    decoded = Decoder(image_loader(model), column, torch.get_num_threads())(places)
+    decoded = Decoder(load, column, torch.get_num_threads())(places)
     images = [image for image in decoded if isinstance(image, torch.Tensor)]
     if not images:
         raise ValueError(f'Invalid inputs: none of {number} images to calibrate int8 with is readable.')

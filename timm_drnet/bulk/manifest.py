@@ -14,6 +14,7 @@ import torch
 
 from ..core.drnet import DRNet
 from ..data.output_folder import remove_staged, staged_file
+from ..data.pixels import REDUCING_GAP
 from ..data.reading import data_config
 from ..version import __version__
 from .listing import Listing
@@ -34,6 +35,7 @@ _MEANINGS = {
     'model': 'model settings',
     'labels': 'labels',
     'precision': 'precision',
+    'reducing_gap': 'reducing gap',
     'topk': 'topk',
     'shard_size': 'shard size',
     'images': 'number of images',
@@ -52,6 +54,7 @@ def make_manifest(
         image_column: str = 'image',
         carried: Any = None,
         precision: str = 'float32',
+        reducing_gap: float | None = REDUCING_GAP,
 ) -> dict[str, Any]:
     """Everything that the contents of the shards depend on, but for the last digits of probabilities.
 
@@ -66,6 +69,7 @@ def make_manifest(
         image_column: Column of Parquet files that holds the images.
         carried: A pyarrow.Schema of the columns that are carried over from the input.
         precision: Of the engine.
+        reducing_gap: Of `image_loader`.
 
     Returns:
         What becomes the manifest.
@@ -85,6 +89,7 @@ def make_manifest(
         'model': settings,
         'labels': hashlib.sha256('\n'.join(labels).encode()).hexdigest(),
         'precision': precision,
+        'reducing_gap': reducing_gap,
         'topk': topk,
         'shard_size': shard_size,
         'images': len(listing),
@@ -175,7 +180,7 @@ def _difference(key: str, meaning: str, earlier: Any, now: Any) -> str:
             f'{name} {earlier.get(name)}, now {now.get(name)}' for name in {**earlier, **now}
             if earlier.get(name) != now.get(name)]
         return f'{meaning}: {", ".join(parts)}'
-    if isinstance(now, int) or key in ('timm_drnet', 'image_column'):
+    if isinstance(now, int) or key in ('timm_drnet', 'image_column', 'reducing_gap'):
         return f'{meaning} {earlier}, now {now}'
     return f'another {meaning}' if key in ('inputs', 'architecture') else f'other {meaning}'
 

@@ -19,7 +19,7 @@ import torch
 from ..core.drnet import DRNet
 from ..cost.flops import cost_table
 from ..data.labels import labels_for
-from ..data.pixels import first_line
+from ..data.pixels import REDUCING_GAP, first_line
 from ..data.reading import image_loader
 from .assembly import COLUMNS, Assembly, Meaning
 from .attempts import Attempts
@@ -53,6 +53,7 @@ def classify_bulk(
         progress: bool = False,
         columns: Sequence[str] | None = None,
         engine: str = 'deployed',
+        reducing_gap: float | None = REDUCING_GAP,
 ) -> BulkReport:
     """Classify any number of images into a folder of Parquet files, by several processes or machines.
 
@@ -82,6 +83,7 @@ def classify_bulk(
         columns: Columns of Parquet files that are carried over into the output; None for all but the images.
         engine: What runs the model: ``deployed``, or one of ONNX Runtime and OpenVINO on CPUs, `ENGINES` of
             `timm_drnet.bulk.engine`. int8 is calibrated with some of the images.
+        reducing_gap: How many times the size that the model needs a JPEG file is decoded at least; None to decode all.
 
     Returns:
         What the shards say in all.
@@ -106,19 +108,19 @@ def classify_bulk(
     labels = labels_for(model, labels)
     topk = min(topk, model.num_classes)
     output = _check_output(inputs, output)
-    image_loader(model)  # these raise here what would be raised in a worker
+    load = image_loader(model, reducing_gap=reducing_gap)  # these raise here what would be raised in a worker
     precision = check_engine(engine, model, num_gpus)
     if engine != 'deployed':
         num_gpus = 0
     listing = list_inputs(inputs, image_column)
     carried = carried_columns(listing.schemas(), image_column, columns, COLUMNS)
-    manifest = make_manifest(model, listing, labels, topk, shard_size, image_column, carried, precision)
+    manifest = make_manifest(model, listing, labels, topk, shard_size, image_column, carried, precision, reducing_gap)
     with output_of(manifest, output) as folder:
         shards = ShardFolder(folder, len(listing), shard_size)
         missing = shards.missing()
         if not missing:
             return report_on(shards, model.resolutions, [], 0.0, 0.0, 0)
-        files = engine_files(engine, model, folder, listing, image_column)
+        files = engine_files(engine, model, folder, listing, image_column, load)
         gflops = [row.total_flops / 1e9 for row in cost_table(model)]
         meaning = Meaning(labels, model.resolutions, gflops, topk)
         assembly = Assembly(shards, listing, meaning, carried)
@@ -129,7 +131,8 @@ def classify_bulk(
             units = list(_units(listing, shards, missing, plan, batch_size))
             attempts = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Attempts).remote()
             answers = _answers(
-                ray, (engine, model, files), units, attempts, plan, image_column, topk, batch_size)
+                ray, (engine, model, files), units, attempts, plan, image_column, topk, batch_size,
+                reducing_gap)
             _write(answers, assembly, shards, missing, progress)
             ended = time.time()
             dead = ray.get(attempts.repeated.remote())
@@ -189,6 +192,7 @@ def _answers(
         image_column: str,
         topk: int,
         batch_size: int,
+        reducing_gap: float | None,
 ) -> Generator[Any, None, None]:
     """Stream units of work through the workers; yields their answers, tables, as they come.
 
@@ -204,14 +208,15 @@ def _answers(
     work: dict[str, Any] = {'batch_size': 1, 'batch_format': 'pyarrow'}
     if plan.decoders:
         dataset = dataset.map_batches(
-            DecodingWorker, fn_constructor_args=(reference, attempts, image_column, 1), num_cpus=1,
+            DecodingWorker, fn_constructor_args=(reference, attempts, image_column, 1, reducing_gap), num_cpus=1,
             compute=ray.data.ActorPoolStrategy(size=plan.decoders), **work)
         worker = DecodedClassifyingWorker
         work = {'batch_size': _BATCHES * batch_size, 'batch_format': 'numpy'}
     device = 'cuda' if plan.num_gpus else 'cpu'
     dataset = dataset.map_batches(
         worker,
-        fn_constructor_args=(reference, attempts, image_column, topk, batch_size, plan.threads, device, program),
+        fn_constructor_args=(
+            reference, attempts, image_column, topk, batch_size, plan.threads, device, program, reducing_gap),
         num_cpus=plan.num_cpus, num_gpus=plan.num_gpus, compute=ray.data.ActorPoolStrategy(size=plan.workers),
         **work)
     try:

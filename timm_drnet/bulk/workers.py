@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..core.drnet import DRNet
-from ..data.pixels import first_line, ignore_warnings
+from ..data.pixels import REDUCING_GAP, first_line, ignore_warnings
 from ..data.reading import image_loader, normalizer
 from .decoding import Decoder
 from .engine import start_engine
@@ -48,16 +48,25 @@ class DecodingWorker:
         attempts: The actor that counts them, see `Attempts`.
         column: Column of Parquet files that holds the images.
         threads: Cores to use.
+        reducing_gap: Of `image_loader`.
     """
 
-    def __init__(self, model: Any, attempts: Any, column: str, threads: int) -> None:
+    def __init__(
+            self,
+            model: Any,
+            attempts: Any,
+            column: str,
+            threads: int,
+            reducing_gap: float | None = REDUCING_GAP,
+    ) -> None:
         import ray
 
         ignore_warnings()
         torch.set_num_threads(threads)
         self._attempts = attempts
         with _telling(attempts, 'a worker could not start'):
-            self._decode = Decoder(image_loader(ray.get(model), normalize=False), column, threads)
+            load = image_loader(ray.get(model), normalize=False, reducing_gap=reducing_gap)
+            self._decode = Decoder(load, column, threads)
 
     def __call__(self, units: Any) -> Iterator[dict[str, Any]]:
         """Decode units of work, a table.
@@ -93,6 +102,7 @@ class ClassifyingWorker:
         threads: Cores to use.
         device: Where the model runs.
         engine: A reference to the engine's name and files, see `engine_files`; None for a deployed model.
+        reducing_gap: Of `image_loader`.
     """
 
     _takes_pixels = False
@@ -107,6 +117,7 @@ class ClassifyingWorker:
             threads: int,
             device: str,
             engine: Any = None,
+            reducing_gap: float | None = REDUCING_GAP,
     ) -> None:
         import ray
 
@@ -114,7 +125,7 @@ class ClassifyingWorker:
         torch.set_num_threads(threads)  # Ray says one, by OMP_NUM_THREADS, where a worker has not just that many
         with _telling(attempts, 'a worker could not start'):
             original: DRNet = ray.get(model)
-            self._decode = Decoder(image_loader(original), column, threads)
+            self._decode = Decoder(image_loader(original, reducing_gap=reducing_gap), column, threads)
             self._normalize = normalizer(original, device) if self._takes_pixels else None
             name, files = ('deployed', None) if engine is None else ray.get(engine)
             self._model = start_engine(name, original, files, threads, device)

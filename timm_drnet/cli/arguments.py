@@ -14,6 +14,9 @@ Subparsers: TypeAlias = 'argparse._SubParsersAction[Parser]'
 DEFAULT_MODEL = 'drnet_efficientnet_lite0.in1k'
 """That of the package, whose import takes seconds."""
 
+REDUCING_GAP = 2.5
+"""As `timm_drnet.data.pixels` has it, whose import takes longer than is needed for a list of arguments."""
+
 _NOT_MODEL_KWARGS = ('name', 'num_classes', 'checkpoint', 'pretrained', 'option')  # `load_model` has its own
 
 
@@ -56,6 +59,13 @@ def non_negative_float(text: str) -> float:
 def fraction(text: str) -> float:
     """A part of a whole."""
     return _check(text, float, lambda number: 0 < number <= 1, 'a fraction, above 0 and up to 1')
+
+
+def reducing_gap(text: str) -> float | None:
+    """How many times the size needed a JPEG file is decoded at least, or None for all of it."""
+    if text == 'none':
+        return None
+    return _check(text, float, lambda number: 1 <= number < math.inf, 'a number of at least 1, or none')
 
 
 def seed(text: str) -> int:
@@ -147,6 +157,17 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     """
     parser.add_argument(
         '--device', metavar='NAME', help='cpu, cuda, cuda:1, ... (the accelerator, if there is one)')
+
+
+def add_reducing_gap(parser: argparse.ArgumentParser) -> None:
+    """Add the argument for the size at which JPEG files are decoded.
+
+    Args:
+        parser: The parser of a command.
+    """
+    parser.add_argument(
+        '--reducing-gap', metavar='G', type=reducing_gap, default=REDUCING_GAP,
+        help='decode a JPEG file at G times the size needed, or the next larger one; none: all of it (%(default)s)')
 
 
 def add_loading(parser: argparse.ArgumentParser, least_batch: int = 1, read: str = 'images') -> None:

@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
             report = classify_bulk(
                 model, args.inputs, args.output, labels, args.topk, args.image_column, args.batch_size, args.shard_size,
                 args.workers, args.num_gpus, args.decoders, args.address, progress=True, columns=args.columns,
-                engine=args.engine)
+                engine=args.engine, reducing_gap=args.reducing_gap)
     except OSError as error:
         raise UserError(f'{error.filename}: {error.strerror}' if error.filename else str(error)) from error
     except (ExportError, ImportError, ValueError, RuntimeError) as error:

@@ -14,6 +14,7 @@ from .arguments import (
     add_loading,
     add_model_arguments,
     add_model_kwargs,
+    add_reducing_gap,
     at_least,
     fraction,
     non_negative_float,
@@ -63,6 +64,7 @@ def _predict(commands: Subparsers) -> None:
     add('--batch-size', metavar='N', type=positive_int, default=32,
         help='images that are routed together (%(default)s)')
     add_device(parser)
+    add_reducing_gap(parser)
     add('--save', metavar='FILE', help='draw a contact sheet, grouped by resolution: a .png or .jpg')
     add('--json', action='store_true', help='print JSON')
 
@@ -112,6 +114,7 @@ def _classify(commands: Subparsers) -> None:
     add('--engine', choices=BULK_ENGINES, default='deployed',
         help='what runs the model: PyTorch, or ONNX Runtime or OpenVINO on CPUs (%(default)s); int8 is calibrated with'
              ' some of the images')
+    add_reducing_gap(parser)
     add('-j', '--workers', metavar='N', type=positive_int,
         help='processes that classify (one for each core, or for each accelerator)')
     add('--num-gpus', metavar='N', type=non_negative_float,
@@ -133,6 +136,7 @@ def _validate(commands: Subparsers) -> None:
     add = parser.add_argument
     add('data', metavar='DATA', help='a folder per class, or a folder with such a folder for the split')
     add_data_arguments(parser)
+    add_reducing_gap(parser)
     add('--channels-last', action='store_true', help='run in the channels_last memory format')
     add('--json', action='store_true', help='print JSON')
     add('--output', metavar='FILE', help='also write the JSON to a file')

@@ -31,7 +31,8 @@ def run(args: argparse.Namespace) -> int:
             f'--labels {args.labels}: {len(labels)} lines for the {model.num_classes} classes of {args.model!r};'
             ' give one line for each class')
     try:
-        predictions = predict_images(model, paths, labels, args.topk, args.batch_size, progress=True)
+        predictions = predict_images(
+            model, paths, labels, args.topk, args.batch_size, progress=True, reducing_gap=args.reducing_gap)
     except ValueError as error:
         raise UserError(f'--model {args.model}: {error}') from error
 

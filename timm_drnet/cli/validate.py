@@ -29,7 +29,8 @@ def run(args: argparse.Namespace) -> int:
         images = open_labelled_images(
             args.data, model.num_classes, model.in_chans, args.dataset, args.split, args.class_map, args.limit)
         config = data_config(model, args.crop_pct)
-        loader = make_loader(images, config, args.batch_size, args.workers, device)
+        loader = make_loader(
+            images, config, args.batch_size, args.workers, device, reducing_gap=args.reducing_gap)
         with tqdm(loader, desc='validate', unit='batch', leave=False, disable=None) as progress:
             result = validate(model, images.batches(progress), args.amp, args.channels_last, args.seed)
     except ValueError as error:
@@ -56,6 +57,7 @@ def _report(
 ) -> dict[str, Any]:
     return {
         **measured_how(args, config),
+        'reducing_gap': args.reducing_gap,
         **dataclasses.asdict(result),
         'unreadable': [{'path': name, 'reason': reason} for name, reason in images.unreadable],
     }

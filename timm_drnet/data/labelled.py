@@ -14,7 +14,8 @@ from timm.data import ImageDataset, create_loader
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets import DatasetFolder
 
-from .pixels import Source, first_line, open_image
+from .pixels import REDUCING_GAP, Source, check_reducing_gap, first_line, open_image
+from .reading import TRAINING_GAP, short_side
 
 
 class DataError(ValueError):
@@ -44,8 +45,9 @@ class LabelledImages(Dataset[tuple[torch.Tensor | None, int, str, str]]):
     def __init__(self, dataset: Any, mode: str, limit: int | None = None) -> None:
         self.dataset = dataset
         self.mode = mode
-        self.side: int | None = None  # these two are of `open_image`, and given by `make_loader`
+        self.side: int | None = None  # these three are of `open_image`, and given by `make_loader`
         self.central = False
+        self.reducing_gap: float | None = REDUCING_GAP
         self.length = len(dataset) if limit is None else min(limit, len(dataset))
         self.transform: Callable[[Image.Image], torch.Tensor] | None = None  # given by timm's create_loader
         self.unreadable: list[tuple[str, str]] = []
@@ -111,7 +113,7 @@ class LabelledImages(Dataset[tuple[torch.Tensor | None, int, str, str]]):
             return f'image {index}'
 
     def _open(self, source: Source) -> Image.Image:
-        return open_image(source, self.mode, self.side, self.central)
+        return open_image(source, self.mode, self.side, self.central, self.reducing_gap)
 
 
 def make_loader(
@@ -121,6 +123,7 @@ def make_loader(
         workers: int = 0,
         device: torch.device | None = None,
         is_training: bool = False,
+        reducing_gap: float | None = REDUCING_GAP,
 ) -> 'DataLoader[Any]':
     """A loader for evaluation or training, made by timm.
 
@@ -132,11 +135,17 @@ def make_loader(
         device: That the batches are meant for.
         is_training: Whether to shuffle and augment the images, as timm does, and to leave out those that do not fill a
             batch.
+        reducing_gap: Of `open_image`, for evaluation.
 
     Returns:
         A loader of `Batch`.
+
+    Raises:
+        ValueError: If the gap is below 1.
     """
-    images.side = config['input_size'][-1]
+    check_reducing_gap(reducing_gap)
+    images.side = config['input_size'][-1] if is_training else short_side(config)
+    images.reducing_gap = TRAINING_GAP if is_training else reducing_gap
     images.central = config['crop_mode'] == 'center' and not is_training  # timm then crops anywhere
     loader: DataLoader[Any] = create_loader(
         images,  # type: ignore[arg-type]  # all it asks for is a place for the transform

@@ -5,6 +5,7 @@ nothing but NumPy and Pillow: ``timm-drnet export`` puts a copy of it beside the
 """
 
 import io
+import math
 import os
 import warnings
 from pathlib import Path
@@ -17,8 +18,11 @@ from PIL import ExifTags, Image, ImageCms
 Source: TypeAlias = str | os.PathLike[str] | BinaryIO | Image.Image
 """A file, by name or opened, or one of Pillow's images."""
 
-_DRAFT_MARGIN = 4
-"""A JPEG is decoded at an eighth, a quarter or half its size where that leaves this many times the wanted side."""
+REDUCING_GAP = 2.5
+"""How many times the wanted side a JPEG file keeps at least where it is decoded at a fraction of its size.
+
+With less, answers on ImageNet photographs change by more than 0.2 points; 12 megapixels are a quarter at 256 pixels.
+"""
 
 _LONGEST = 16
 """Images longer than this many times their short side lose their ends before the resize and not after it."""
@@ -41,7 +45,13 @@ class UnreadableImageError(Exception):
     """A file that is no image Pillow can read; the message is the reason."""
 
 
-def open_image(source: Source, mode: str = 'RGB', side: int | None = None, central: bool = False) -> Image.Image:
+def open_image(
+        source: Source,
+        mode: str = 'RGB',
+        side: int | None = None,
+        central: bool = False,
+        reducing_gap: float | None = REDUCING_GAP,
+) -> Image.Image:
     """Open an image of any format, mode and size.
 
     Of an animation the first frame is taken, the orientation in the EXIF data is applied, transparency is laid over
@@ -52,22 +62,36 @@ def open_image(source: Source, mode: str = 'RGB', side: int | None = None, centr
     Args:
         source: A file, by name or opened, or one of Pillow's images, which does not change.
         mode: ``RGB`` or ``L``.
-        side: Side in pixels to which the image will be resized; a much larger JPEG file is then decoded at a fraction
-            of its size, which takes less time and memory.
+        side: Pixels that its short side will be resized to; a much larger JPEG file is then decoded at a half, a
+            quarter or an eighth of its size, which takes less time and memory.
         central: Whether only a square from the centre will be used; an extremely long image then loses its ends, as a
             resize of all of it could take any memory.
+        reducing_gap: How many times ``side`` is left at least for the resize, as Pillow calls it; None to decode all.
 
     Returns:
         The decoded image.
 
     Raises:
         UnreadableImageError: If it cannot be read.
+        ValueError: If the gap is below 1.
     """
+    check_reducing_gap(reducing_gap)
+    least = None if side is None or reducing_gap is None else math.ceil(side * reducing_gap)
     try:
-        image = _convert(source, mode) if isinstance(source, Image.Image) else _read(source, mode, side)
+        image = _convert(source, mode) if isinstance(source, Image.Image) else _read(source, mode, least)
     except Exception as error:  # decoders raise almost anything on a damaged file
         raise UnreadableImageError(_reason(error, source)) from error
     return _crop_ends(image) if central else image
+
+
+def check_reducing_gap(gap: float | None) -> None:
+    """Refuse a gap that would leave less than is needed.
+
+    Raises:
+        ValueError: If it is below 1.
+    """
+    if gap is not None and not 1 <= gap < math.inf:
+        raise ValueError(f'Invalid reducing_gap {gap}: use at least 1, or None to decode images at full size.')
 
 
 def first_line(error: BaseException) -> str:
@@ -87,21 +111,21 @@ def ignore_warnings() -> None:
     warnings.filterwarnings('ignore', module=r'PIL\b')
 
 
-def _read(file: str | os.PathLike[str] | BinaryIO, mode: str, side: int | None) -> Image.Image:
+def _read(file: str | os.PathLike[str] | BinaryIO, mode: str, least: int | None) -> Image.Image:
     try:
-        return _decode(file, mode, side)
+        return _decode(file, mode, least)
     except ValueError:  # among others, a PNG holds a text of more than a megabyte
         bare = _bare_png(file)
         if bare is None:
             raise
-        return _decode(bare, mode, side)
+        return _decode(bare, mode, least)
 
 
-def _decode(file: str | os.PathLike[str] | BinaryIO, mode: str, side: int | None) -> Image.Image:
+def _decode(file: str | os.PathLike[str] | BinaryIO, mode: str, least: int | None) -> Image.Image:
     with Image.open(file) as image:
         _check_size(image)
-        if side is not None:
-            image.draft(None, (side * _DRAFT_MARGIN,) * 2)
+        if least is not None:
+            image.draft(None, (least, least))
         return _convert(image, mode)
 
 

@@ -11,7 +11,10 @@ from timm.data import create_transform, resolve_data_config
 
 from ..core.drnet import DRNet
 from .files import find_images
-from .pixels import UnreadableImageError, open_image
+from .pixels import REDUCING_GAP, UnreadableImageError, check_reducing_gap, open_image
+
+TRAINING_GAP = 4.0
+"""Reducing gap where a crop of any size is resized: timm's smallest has 0.28 of the image's side."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +47,20 @@ def data_config(model: DRNet, crop_pct: float | None = None) -> dict[str, Any]:
     return config
 
 
+def short_side(config: dict[str, Any]) -> int:
+    """Pixels that timm's evaluation transform resizes the short side of an image to, before it crops the centre.
+
+    Args:
+        config: Of `data_config`.
+    """
+    return int(config['input_size'][-1] / config['crop_pct'])
+
+
 def image_loader(
         model: DRNet,
         crop_pct: float | None = None,
         normalize: bool = True,
+        reducing_gap: float | None = REDUCING_GAP,
 ) -> Callable[[str | Path | BinaryIO], torch.Tensor]:
     """How an image file becomes the input of a model: timm's evaluation transform at the largest resolution.
 
@@ -55,22 +68,25 @@ def image_loader(
         model: A DRNet.
         crop_pct: Central part of the image to use, if not the model's own.
         normalize: False for pixels as they are, uint8, which a `normalizer` makes the model's input.
+        reducing_gap: Of `open_image`.
 
     Returns:
         A function from a file to (in_chans, r, r); it raises `UnreadableImageError`.
 
     Raises:
-        ValueError: If the model takes neither RGB nor grey images.
+        ValueError: If the model takes neither RGB nor grey images, or the gap is below 1.
     """
-    channels, side = model.in_chans, model.resolutions[0]
+    check_reducing_gap(reducing_gap)
+    channels = model.in_chans
     if channels not in (1, 3):
         raise ValueError(f'The model takes images of {channels} channels; use one for grey (1) or RGB (3) images.')
     config = data_config(model, crop_pct)
     transform = create_transform(**config, normalize=normalize)
-    mode, central = 'RGB' if channels == 3 else 'L', config['crop_mode'] == 'center'
+    mode, side, central = 'RGB' if channels == 3 else 'L', short_side(config), config['crop_mode'] == 'center'
 
     def load(path: str | Path | BinaryIO) -> torch.Tensor:
-        return transform(open_image(path, mode, side, central))  # type: ignore[no-any-return]  # timm is not typed
+        image = open_image(path, mode, side, central, reducing_gap)
+        return transform(image)  # type: ignore[no-any-return]  # timm is not typed
 
     return load
 

@@ -26,7 +26,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 if __package__:
-    from ..data.pixels import UnreadableImageError, first_line, ignore_warnings, open_image, printable
+    from ..data.pixels import (
+        REDUCING_GAP,
+        UnreadableImageError,
+        check_reducing_gap,
+        first_line,
+        ignore_warnings,
+        open_image,
+        printable,
+    )
     from . import runtimes
     from .manifest import MANIFEST, InvalidExportError, read_file, read_manifest
 else:  # copied beside an export
@@ -38,7 +46,9 @@ else:  # copied beside an export
         read_manifest,
     )
     from pixels import (  # type: ignore[import-not-found,no-redef]
+        REDUCING_GAP,
         UnreadableImageError,
+        check_reducing_gap,
         first_line,
         ignore_warnings,
         open_image,
@@ -79,6 +89,8 @@ class OnnxDRNet:
             CPU, where larger parts take memory and gain no time; elsewhere batches are not cut.
         runtime: ``onnxruntime`` or ``openvino``. Default: the one that is installed; of both, ONNX Runtime for float32,
             and OpenVINO for other precisions, where it is faster.
+        reducing_gap: How many times the size that the model needs a JPEG file is decoded at least, which takes the less
+            time the smaller it is; None to decode all. Default: 2.5, where answers do not change.
 
     Raises:
         InvalidExportError: If the folder is no complete, unchanged export, or of a newer format.
@@ -93,7 +105,9 @@ class OnnxDRNet:
             threads: int | None = None,
             micro_batch: int | None = None,
             runtime: str | None = None,
+            reducing_gap: float | None = REDUCING_GAP,
     ) -> None:
+        check_reducing_gap(reducing_gap)
         for name, value in (('threads', threads), ('micro_batch', micro_batch)):
             if value is not None and value < 1:
                 raise ValueError(f'Invalid {name} {value}: use at least 1, or None for the default.')
@@ -110,6 +124,7 @@ class OnnxDRNet:
         if providers is not None:
             runtimes.check_providers(providers)
         on_cpu = providers is None or runtimes.provider_names(providers) == ['CPUExecutionProvider']
+        self._reducing_gap = reducing_gap
         self._resize: Callable[[Array, int], Array] = resize  # where PyTorch is at hand, its own is faster
         self._micro_batch = micro_batch or (_MICRO_BATCH if on_cpu else None)
 
@@ -246,7 +261,7 @@ class OnnxDRNet:
             UnreadableImageError: If it cannot be read.
             ValueError: If the model takes neither RGB nor grey images.
         """
-        return prepare(image, self.manifest['preprocessing'])
+        return prepare(image, self.manifest['preprocessing'], self._reducing_gap)
 
     def _classify(self, x: Array, topk: int) -> list[Classification]:
         logits, choice = self._answer(self._check_images(x))
@@ -328,12 +343,14 @@ class OnnxDRNet:
 def prepare(
         image: str | os.PathLike[str] | BinaryIO | Image.Image,
         preprocessing: dict[str, Any],
+        reducing_gap: float | None = REDUCING_GAP,
 ) -> Array:
     """Make an image the input of a model, as timm prepares it; a process that only prepares needs no model for it.
 
     Args:
         image: An image file, by name or opened, of any format that Pillow can read, or one of Pillow's images.
         preprocessing: That of the manifest.
+        reducing_gap: See `OnnxDRNet`.
 
     Returns:
         The normalized image, (C, S, S), S the largest resolution.
@@ -347,7 +364,8 @@ def prepare(
         raise ValueError(f'The model takes images of {channels} channels; use one for grey (1) or RGB (3) images.')
     mode, central = 'RGB' if channels == 3 else 'L', preprocessing['crop_mode'] == 'center'
     try:
-        return _transform(open_image(image, mode, side, central), preprocessing)
+        scaled = math.floor(side / preprocessing['crop_pct'])
+        return _transform(open_image(image, mode, scaled, central, reducing_gap), preprocessing)
     except UnreadableImageError as error:
         name = os.fspath(image) if isinstance(image, str | os.PathLike) else getattr(image, 'name', repr(image))
         raise UnreadableImageError(f'{name}: {error}') from error
@@ -447,11 +465,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     add('--threads', metavar='N', type=int, help='CPU threads (one for each core)')
     add('--runtime', choices=runtimes.RUNTIMES, help='what runs it (the one that is installed)')
     add('--provider', metavar='NAME', action='append', help='an ONNX Runtime execution provider (CPUExecutionProvider)')
+    add('--reducing-gap', metavar='G', type=_reducing_gap, default=REDUCING_GAP,
+        help='decode a JPEG file at G times the size needed, or the next larger one; none: all of it (%(default)s)')
     add('--json', action='store_true', help='print JSON')
     args = parser.parse_args(argv)
     ignore_warnings()
     try:
-        model = OnnxDRNet(args.folder, args.provider, args.threads, runtime=args.runtime)
+        model = OnnxDRNet(args.folder, args.provider, args.threads, None, args.runtime, args.reducing_gap)
         found, unreadable = _classify_files(model, args.images, args.topk, args.batch_size)
     except (InvalidExportError, ImportError, ValueError) as error:
         print(f'{parser.prog}: {error}', file=sys.stderr)
@@ -465,6 +485,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for message in unreadable:
         print(printable(f'{parser.prog}: skipped {message}'), file=sys.stderr)
     return 1 if unreadable else 0
+
+
+def _reducing_gap(text: str) -> float | None:
+    return None if text == 'none' else float(text)
 
 
 def _classify_files(

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from ..core.drnet import DRNet
 from ..cost.flops import cost_table
 from ..data.labels import labels_for
+from ..data.pixels import REDUCING_GAP
 from ..data.reading import Unreadable, data_config, image_loader, read_batches
 from ..deploy.eval_mode import evaluating
 
@@ -72,6 +73,7 @@ def predict_images(
         topk: int = 1,
         batch_size: int = 32,
         progress: bool = False,
+        reducing_gap: float | None = REDUCING_GAP,
 ) -> Predictions:
     """Classify image files, each at the resolution that the model chooses for it.
 
@@ -84,6 +86,7 @@ def predict_images(
         topk: Number of labels for each image; all labels if there are fewer.
         batch_size: Images that are routed together.
         progress: Whether to show a progress bar, if stderr is a terminal and it takes more than a second.
+        reducing_gap: How many times the size that the model needs a JPEG file is decoded at least; None to decode all.
 
     Returns:
         The predictions. Files that cannot be read are listed apart.
@@ -97,6 +100,7 @@ def predict_images(
         raise ValueError(f'Invalid topk {topk}: use at least 1.')
     if batch_size < 1:
         raise ValueError(f'Invalid batch_size {batch_size}: use at least 1.')
+    load = image_loader(model, reducing_gap=reducing_gap)
     rows = cost_table(model)
     weight = next(model.parameters())
     images: list[Prediction] = []
@@ -104,7 +108,7 @@ def predict_images(
     classify: Any = model.classify  # not of the core: a cascade answers on its way to the choice
     with evaluating(model):
         bar = tqdm(paths, desc='predict', unit='image', delay=1, leave=False, disable=None if progress else True)
-        for batch in read_batches(bar, image_loader(model), batch_size, unreadable):
+        for batch in read_batches(bar, load, batch_size, unreadable):
             x = torch.stack([image for _, image in batch]).to(weight.device, weight.dtype)
             logits, choice = classify(x)
             best = logits.float().softmax(dim=1).topk(min(topk, model.num_classes), dim=1)
