@@ -3,13 +3,14 @@
 Usage: python examples/write_speed_page.py
 
 A table stands between ``<!-- NAME -->`` and ``<!-- end -->``. ``NAME-1.json``, ``NAME-2.json`` and so on are the runs;
-the table ``targets`` holds them against what was aimed at.
+the table ``targets`` holds them against what was aimed at, and ``reading`` is of benchmark_reading.py.
 """
 
 import json
 import re
 import statistics
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,30 @@ def targets() -> str:
     return '\n'.join(lines)
 
 
+def reading(reports: Sequence[dict[str, Any]]) -> str:
+    """The way from JPEG files to labels, as Markdown: medians of the runs.
+
+    Args:
+        reports: Of benchmark_reading.py, with the same sizes, engines and ways.
+    """
+    first = reports[0]
+    runs = '' if len(reports) == 1 else f', and of {len(reports)} runs'
+    lines = [
+        f'{first["model"]}, {first["workers"]} workers on {first["machine"]}; medians of {first["repeats"]}'
+        f' repeats{runs}.',
+        '',
+        '| photographs | engine | pipeline | images per second per core | time, of plain decoded whole |',
+        '|---|---|---|---|---|']
+    for size, found in first['sizes'].items():
+        for engine, ways in found['engines'].items():
+            for way in ways:
+                rows = [report['sizes'][size]['engines'][engine][way] for report in reports]
+                rate, ratio = (
+                    statistics.median(row[what] for row in rows) for what in ('images_per_second_per_core', 'ratio'))
+                lines.append(f'| {size} | {engine} | {way} | {rate:.1f} | {ratio:.2f} |')
+    return '\n'.join(lines)
+
+
 def _value(one: dict[str, Any], what: str) -> float:
     dynamic = one['timings'][0]
     found = {
@@ -74,6 +99,8 @@ def _table(name: str) -> str:
     if name == 'targets':
         return targets()
     reports = _reports(name)
+    if name == 'reading' and reports:
+        return reading(reports)
     if not reports:
         sys.exit(f'write_speed_page.py: there is no {_BENCHMARKS / name}-1.json')
     return f'{describe(reports)}\n\n{markdown(rows(reports))}'
