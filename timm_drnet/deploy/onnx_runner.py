@@ -90,7 +90,7 @@ class OnnxDRNet:
         runtime: ``onnxruntime`` or ``openvino``. Default: the one that is installed; of both, ONNX Runtime for float32,
             and OpenVINO for other precisions, where it is faster.
         reducing_gap: How many times the size that the model needs a JPEG file is decoded at least, which takes the less
-            time the smaller it is; None to decode all. Default: 2.5, where answers do not change.
+            time the smaller it is; None to decode all. Default: 2.5, where accuracy stays.
 
     Raises:
         InvalidExportError: If the folder is no complete, unchanged export, or of a newer format.
