@@ -1,10 +1,10 @@
 """The dial of a model as one slider, from the fewest FLOPs to the most.
 
-`timm_drnet.cost.budget.set_budget` needs photographs to find what meets a budget; a slider has to be there before the
-first one. So its positions are what the model itself compares. For a cascade that is the threshold: the confidence in
-per cent with which an image stops at the smallest rung. For a predictor it is how sure it has to be that the smallest
-resolution will do, rather than the largest; at 50 the choice is as trained. What a position costs depends on the
-images, and is told for the visitor's own.
+`timm_drnet.evaluate.budgets.set_budget` needs photographs to find what meets a budget; a slider has to be there before
+the first one. So its positions are what the model itself compares. For a cascade that is the threshold: the confidence
+in per cent with which an image stops at the smallest rung. For a predictor it is how sure it has to be that the
+smallest resolution will do, rather than the largest; at 50 the choice is as trained. What a position costs depends on
+the images, and is told for the visitor's own.
 """
 
 import copy
