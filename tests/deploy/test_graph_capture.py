@@ -298,5 +298,6 @@ def test_pretrain_stage_is_captured_as_it_is(make_tiny, shake, images, way):
 def test_tracing_the_routing_of_an_example_is_refused(tiny, images, deployed, way):
     model = tiny.deploy(micro_batch=0) if deployed else tiny
     x = images(4)
-    with pytest.raises(RuntimeError, match='timm-drnet export'):
+    # torch.export of PyTorch 2.7 names the place instead of the message
+    with pytest.raises(RuntimeError, match=r'timm-drnet export|refuse_tracing|DeployedDRNet\.forward'):
         way(model, (x,))
