@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from timm_drnet.deploy.manifest import FORMAT, MANIFEST, InvalidExportError, manifest_digest, read_file, read_manifest
-from timm_drnet.deploy.onnx_runner import OnnxDRNet
+from timm_drnet.deploy.onnx_runner import prepare
 
 MODULES = ['timm_drnet.deploy.manifest']
 """Whose branches guide the fuzzer."""
@@ -108,10 +108,9 @@ def _read() -> None:
                 _check_message(error)
         assert all(type(side) is int for side in manifest['preprocessing']['input_size'])
         if manifest['in_chans'] in (1, 3) and max(manifest['resolutions']) <= 64:  # as far as memory is no question
-            runner = object.__new__(OnnxDRNet)
-            runner.manifest = manifest
             side = manifest['resolutions'][0]
-            assert runner.prepare(Image.new('RGB', (9, 7))).shape == (manifest['in_chans'], side, side)
+            image = prepare(Image.new('RGB', (9, 7)), manifest['preprocessing'])
+            assert image.shape == (manifest['in_chans'], side, side)
 
 
 def _check_message(error: InvalidExportError) -> None:

@@ -33,7 +33,8 @@ def run(args: argparse.Namespace) -> int:
         images = open_labelled_images(
             args.data, model.num_classes, model.in_chans, args.dataset, args.split, args.class_map, args.limit)
         config = data_config(model, args.crop_pct)
-        loader = make_loader(images, config, args.batch_size, args.workers, device)
+        loader = make_loader(
+            images, config, args.batch_size, args.workers, device, reducing_gap=args.reducing_gap)
         with tqdm(loader, desc='analyze', unit='batch', leave=False, disable=None) as progress:
             analysis = analyze(model, images.batches(progress), args.amp, args.seed)
         cascade = model.args.router == 'cascade'

@@ -31,6 +31,7 @@ def measured_how(args: argparse.Namespace, config: dict[str, Any]) -> dict[str, 
         'img_size': config['input_size'][-1],
         'crop_pct': config['crop_pct'],
         'interpolation': config['interpolation'],
+        'reducing_gap': args.reducing_gap,
         'amp': args.amp,
         'seed': args.seed,
     }

@@ -154,6 +154,7 @@ def _analyze(commands: Subparsers) -> None:
     add('data', metavar='DATA', help='a folder per class, or a folder with such a folder for the split')
     add('out', metavar='OUT', help='the folder to write, which must not exist or be empty')
     add_data_arguments(parser)
+    add_reducing_gap(parser)
     add('--json', action='store_true', help='print the summary as JSON')
 
 

@@ -57,7 +57,6 @@ def _report(
 ) -> dict[str, Any]:
     return {
         **measured_how(args, config),
-        'reducing_gap': args.reducing_gap,
         **dataclasses.asdict(result),
         'unreadable': [{'path': name, 'reason': reason} for name, reason in images.unreadable],
     }
