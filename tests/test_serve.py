@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
@@ -70,10 +71,12 @@ def served(export, photos, tmp_path):
     with socket.socket() as probe:
         probe.bind(('127.0.0.1', 0))
         port = probe.getsockname()[1]
+    # The names of sockets may have some 100 letters, which pytest's own folders use up.
+    sockets = tempfile.mkdtemp(prefix='mosec')
     process = subprocess.Popen(
         [sys.executable, ROOT / 'examples/serve/server.py', export, '--photos', photos, '--threads', '1',
          '--port', str(port)],
-        env={**os.environ, 'PYTHONPATH': str(tmp_path / 'none'), 'TMPDIR': str(tmp_path)},
+        env={**os.environ, 'PYTHONPATH': str(tmp_path / 'none'), 'TMPDIR': sockets},
         stderr=(tmp_path / 'log').open('wb'))
     try:
         deadline = time.monotonic() + 60
@@ -87,6 +90,7 @@ def served(export, photos, tmp_path):
             os.kill(pid, signal.SIGKILL)
         process.kill()
         process.wait()
+        shutil.rmtree(sockets, ignore_errors=True)
 
 
 def answer(address, body=None):
