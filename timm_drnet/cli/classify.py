@@ -13,7 +13,7 @@ from ..bulk.run import classify_bulk
 from ..core.drnet import DRNet
 from ..cost.flops import cost_table
 from ..deploy.export import ExportError
-from .common import load_model, read_labels
+from .common import check_labels, load_model, read_labels
 from .output import UserError, show, tell
 
 _NAMED = 10  # unreadable images named on the terminal
@@ -23,10 +23,7 @@ def run(args: argparse.Namespace) -> int:
     """Classify, and tell what the output holds."""
     labels = read_labels(args.labels) if args.labels else None
     model = load_model(args.model, args.num_classes, args.checkpoint, **args.model_kwargs)
-    if labels is not None and len(labels) != model.num_classes:
-        raise UserError(
-            f'--labels {args.labels}: {len(labels)} lines for the {model.num_classes} classes of {args.model!r};'
-            ' give one line for each class')
+    check_labels(args.labels, labels, model)
     try:
         # Ray prints there, line by line, that a worker died and that its work is given again; one line below says it.
         with open(os.devnull, 'w') as nowhere, contextlib.redirect_stdout(nowhere):

@@ -139,6 +139,18 @@ def read_labels(name: str) -> list[str]:
         raise UserError(f'--labels {name}: {error.strerror}; give a text file with one label per line') from error
 
 
+def check_labels(name: str, labels: list[str] | None, model: DRNet) -> None:
+    """Refuse labels that are not one for each class.
+
+    Raises:
+        UserError: If there are more or fewer.
+    """
+    if labels is not None and len(labels) != model.num_classes:
+        raise UserError(
+            f'--labels {name}: {len(labels)} lines for the {model.num_classes} classes of the model; give one line for'
+            ' each class')
+
+
 def check_model_folder(option: str, name: str, model: DRNet | None = None) -> Path:
     """Make sure that `save_model` can write.
 

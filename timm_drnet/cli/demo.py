@@ -10,7 +10,7 @@ from pathlib import Path
 from ..data.files import find_images
 from ..demo.network import Network
 from ..demo.page import build_page, launch_options
-from .common import load_model, pick_device, read_labels
+from .common import check_labels, load_model, pick_device, read_labels
 from .output import UserError, show, tell
 
 _SAMPLES = 'examples/photos'
@@ -25,10 +25,7 @@ def run(args: argparse.Namespace) -> int:
     labels = read_labels(args.labels) if args.labels else None
     device = pick_device(args.device)
     model = load_model(args.model, args.num_classes, args.checkpoint, **args.model_kwargs).to(device)
-    if labels is not None and len(labels) != model.num_classes:
-        raise UserError(
-            f'--labels {args.labels}: {len(labels)} lines for the {model.num_classes} classes of {args.model!r};'
-            ' give one line for each class')
+    check_labels(args.labels, labels, model)
     try:
         network = Network(model, labels)
     except ValueError as error:

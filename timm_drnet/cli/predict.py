@@ -9,7 +9,7 @@ from ..data.files import find_images
 from ..data.output_folder import check_output_file, staged_file
 from ..evaluate.contact_sheet import contact_sheet
 from ..evaluate.prediction import Predictions, format_flops, predict_images
-from .common import load_model, pick_device, read_labels
+from .common import check_labels, load_model, pick_device, read_labels
 from .output import Column, UserError, show, table, tell
 
 _SHEET_FORMATS = ('.png', '.jpg', '.jpeg')
@@ -26,10 +26,7 @@ def run(args: argparse.Namespace) -> int:
     labels = read_labels(args.labels) if args.labels else None
     device = pick_device(args.device)
     model = load_model(args.model, args.num_classes, args.checkpoint, **args.model_kwargs).to(device)
-    if labels is not None and len(labels) != model.num_classes:
-        raise UserError(
-            f'--labels {args.labels}: {len(labels)} lines for the {model.num_classes} classes of {args.model!r};'
-            ' give one line for each class')
+    check_labels(args.labels, labels, model)
     try:
         predictions = predict_images(
             model, paths, labels, args.topk, args.batch_size, progress=True, reducing_gap=args.reducing_gap)

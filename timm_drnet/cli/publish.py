@@ -14,7 +14,7 @@ from ..hub.model_card import UNNAMED, model_card
 from ..hub.publishing import PublishError, disown_source, find_token, infer_base_model, publish
 from ..model import DRNet
 from ..train.training_run import TrainingRun, read_training_run
-from .common import check_model_folder, is_file, load_model, read_labels, save_model
+from .common import check_labels, check_model_folder, is_file, load_model, read_labels, save_model
 from .output import UserError, show
 
 _SOURCE = 'CHECKPOINT_OR_MODEL'
@@ -29,9 +29,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(str(error)) from error
     labels = read_labels(args.labels) if args.labels else None
     model, training = _load(args)
-    if labels is not None and len(labels) != model.num_classes:
-        raise UserError(f'--labels {args.labels}: {len(labels)} lines for the {model.num_classes} classes of the model;'
-                        ' give one line for each class')
+    check_labels(args.labels, labels, model)
     data_config = training.data_config if training else {}
     results = _read_results(args.results, model) if args.results else None
     license = args.license or _cfg(model).get('license') or UNNAMED

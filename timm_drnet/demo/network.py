@@ -6,7 +6,6 @@ whatever thread: visitors who come at once wait for each other, and nobody's tim
 
 import statistics
 import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +20,7 @@ from ..data.labels import labels_for
 from ..data.reading import Unreadable, data_config, image_loader, read_batches
 from ..deploy.deployed import DeployedDRNet
 from ..evaluate.answers import Answers, choose, collect_answers
+from ..evaluate.bench import seconds_of
 from ..evaluate.prediction import Prediction, Predictions
 from ..model import DRNet
 from .dial import Dial
@@ -181,7 +181,7 @@ class Network:
         ways: dict[int | None, Callable[[], object]] = {
             j: partial(self._stop_at, x, j) for j, used in enumerate(self.dial.stops) if used}
         ways[None] = partial(self._engine.forward_at, x, 0)
-        rounds = [{j: _seconds(way, x.device) for j, way in ways.items()} for _ in range(1 + _ROUNDS)][1:]
+        rounds = [{j: seconds_of(way, x.device) for j, way in ways.items()} for _ in range(1 + _ROUNDS)][1:]
         median = {j: 1e3 * statistics.median(seconds[j] for seconds in rounds) for j in ways}  # the first warmed up
         low, _, high = statistics.quantiles([seconds[None] for seconds in rounds], n=4)
         return Times(
@@ -213,13 +213,3 @@ def _fast(model: DRNet) -> DRNet | DeployedDRNet:
         return model.deploy(micro_batch=_BATCH)
     except (ValueError, RuntimeError):  # not every backbone can be folded
         return model
-
-
-def _seconds(run: Callable[[], object], device: torch.device) -> float:
-    if device.type == 'cuda':
-        torch.cuda.synchronize(device)
-    start = time.perf_counter()
-    run()
-    if device.type == 'cuda':
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start

@@ -142,7 +142,7 @@ def bench(
             for name in ways:
                 ways[name][_DYNAMIC](batch)  # brings its weights into the caches; the threads of others fall asleep
                 for way, run in ways[name].items():
-                    taken = _time(partial(run, batch), device)
+                    taken = seconds_of(partial(run, batch), device)
                     if repeat:
                         seconds[name][way][i].append(taken)
                 progress()
@@ -267,7 +267,8 @@ def _shares(batches: Sequence[Batch], num_resolutions: int) -> tuple[float, ...]
     return tuple(n / sum(total) for n in total)
 
 
-def _time(run: Callable[[], object], device: torch.device) -> float:
+def seconds_of(run: Callable[[], object], device: torch.device) -> float:
+    """Seconds that a call takes, with all that it started on a device."""
     if device.type == 'cuda':
         torch.cuda.synchronize(device)
     start = time.perf_counter()
