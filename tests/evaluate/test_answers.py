@@ -10,6 +10,7 @@ from timm_drnet.cost.costs import set_cost_weight
 from timm_drnet.cost.flops import cost_table
 from timm_drnet.evaluate.answers import choose, collect_answers
 from timm_drnet.evaluate.curve import all_budgets
+from timm_drnet.evaluate.pieces import forward_in_pieces, pieces
 
 
 @pytest.fixture
@@ -97,3 +98,13 @@ def test_curve_is_what_the_dial_gives(make, images, kind):
     assert list(shown) == sorted(shown)
     assert len(found) > 3
     assert {cost: shown.get(cost) for cost in found} == pytest.approx(found)
+
+
+@torch.no_grad()
+def test_a_processor_gets_a_large_batch_in_pieces(make, images, monkeypatch):
+    model, x, ran = make('predictor'), images(19), []
+    forward_at = model.forward_at
+    monkeypatch.setattr(model, 'forward_at', lambda part, j: ran.append(len(part)) or forward_at(part, j))
+    torch.testing.assert_close(forward_in_pieces(model, x, 1), forward_at(x, 1))
+    assert ran == [8, 8, 3]
+    assert pieces(x.to('meta'))[0].shape == x.shape  # no processor: whole

@@ -11,11 +11,12 @@ import torch
 from ..cascade.climb import confidence
 from ..core.drnet import DRNet
 from ..deploy.eval_mode import evaluating
+from ..evaluate.pieces import forward_in_pieces
 from .norms import State, estimate_statistics, get_state, mix_statistics, private_norms, set_state
 from .photographs import Photographs
 from .progress import Progress
 from .quality import Trial, compare, kept_answers
-from .tuning import PIECE, tune_norms
+from .tuning import tune_norms
 
 _PARTS = (0.25, 0.5)
 """Of new statistics, that are tried: more of them hurt wherever it was measured."""
@@ -180,8 +181,7 @@ class Branches:
     @torch.no_grad()
     def _ask_largest(self, x: torch.Tensor) -> torch.Tensor:
         weight = next(self.model.parameters())
-        parts = (part.to(weight.device, weight.dtype) for part in x.split(PIECE))
-        return torch.cat([self.model.forward_at(part, 0).half().cpu() for part in parts])
+        return forward_in_pieces(self.model, x.to(weight.device, weight.dtype), 0).half().cpu()
 
     @torch.inference_mode()
     def _judge(self, index: int) -> _Judgement:
@@ -191,11 +191,11 @@ class Branches:
         with evaluating(self.model):
             for images in self.photographs.evaluation(self.model, False, self.batch_size, self.settings.workers):
                 x = images.to(weight.device, weight.dtype)
-                logits = self.model.forward_at(x, index)
+                logits = forward_in_pieces(self.model, x, index)
                 classes.append(logits.argmax(dim=1).cpu())
                 sure.append(confidence(logits).cpu())
                 if self._largest is None:
-                    largest.append(self.model.forward_at(x, 0).argmax(dim=1).cpu())
+                    largest.append(forward_in_pieces(self.model, x, 0).argmax(dim=1).cpu())
         if not classes:
             raise ValueError('None of the photographs that were held out is readable.')
         if self._largest is None:

@@ -14,13 +14,11 @@ import torch.nn.functional as F
 
 from ..core.drnet import DRNet
 from ..deploy.eval_mode import evaluating
+from ..evaluate.pieces import pieces
 from .norms import only_trainable
 
 _WARMUP = 5
 """Steps before the learning rate is what it shall be: Adam's first ones are as long as all others."""
-
-PIECE = 8
-"""Images that run at once: larger pieces leave the processor's caches."""
 
 
 def tune_norms(
@@ -69,9 +67,10 @@ def tune_norms(
                 for group in optimizer.param_groups:
                     group['lr'] = lr * min(1, (done + 1) / _WARMUP) * cosine
                 optimizer.zero_grad()
-                for piece, taught in zip(batch.split(PIECE), logits.split(PIECE), strict=True):
-                    x = piece.to(weight.device, weight.dtype, memory_format=torch.channels_last)
-                    taught = taught.to(weight.device).float().log_softmax(dim=1)
+                images_of_step, answers = batch.to(weight.device, weight.dtype), logits.to(weight.device)
+                for piece, taught in zip(pieces(images_of_step), pieces(answers), strict=True):
+                    x = piece.contiguous(memory_format=torch.channels_last)
+                    taught = taught.float().log_softmax(dim=1)
                     loss = F.kl_div(
                         model.forward_at(x, index).float().log_softmax(dim=1), taught, reduction='sum', log_target=True)
                     (loss / len(batch)).backward()

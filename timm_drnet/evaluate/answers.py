@@ -13,6 +13,7 @@ import torch
 from ..cascade.dial import stop
 from ..core.drnet import DRNet
 from ..deploy.eval_mode import evaluating
+from .pieces import forward_in_pieces
 
 _MOST = 5  # classes of an answer
 
@@ -89,7 +90,7 @@ def collect_answers(
                 if model.args.uses_predictor:
                     scores.append(model.predictor_scores(x).float().cpu())
                 logits = torch.stack([
-                    model.forward_at(x, j).float() if most else x.new_zeros(len(x), 0)
+                    forward_in_pieces(model, x, j).float() if most else x.new_zeros(len(x), 0)
                     for j in range(len(model.resolutions))], dim=1)
             top = logits.topk(most, dim=2)
             classes.append(top.indices.cpu())

@@ -12,6 +12,7 @@ from torch import nn
 
 from ..cost.costs import Costs, measure_costs
 from ..deploy.eval_mode import evaluating
+from ..evaluate.pieces import forward_in_pieces
 from ..model import DRNet
 from .loss import flops_loss, predictor_loss
 
@@ -86,7 +87,7 @@ def _train_epoch(
             continue  # no batch to take the statistics of norms from
         x, target = images.to(weight.device, weight.dtype), target.to(weight.device)
         with torch.no_grad():
-            logits = [model.forward_at(x, j) for j in range(candidates)]
+            logits = [forward_in_pieces(model, x, j) for j in range(candidates)]
         scores = model.predictor_scores(x)
         p = scores.float().softmax(dim=1)  # Eq. 1
         loss = predictor_loss(model, p, logits, target, costs)
