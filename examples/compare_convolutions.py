@@ -1,8 +1,10 @@
 """What the convolutions of deploy/onednn.py bring: deployed models with them, and with PyTorch's own, side by side.
 
+A third side has oneDNN's convolutions, too, but puts their weights into the processor's order at every call.
+
 Usage: python examples/compare_convolutions.py drnet_resnet50 drnet_mobilenetv2 --output convolutions-1.json
 
-Both sides have their norms folded, channels_last, and batches cut as is fastest for each, measured before. Batches of
+All sides have their norms folded, channels_last, and batches cut as is fastest for each, measured before. Batches of
 equal shares of the resolutions, with the predictor; of single images one of each.
 """
 
@@ -19,10 +21,10 @@ import torch
 
 import timm_drnet  # noqa: F401  # registers the models
 from timm_drnet.deploy.deployed import DeployedDRNet
-from timm_drnet.deploy.onednn import FusedConv
+from timm_drnet.deploy.onednn import FusedConv, fuse_convs
 from timm_drnet.evaluate.bench import describe_machine
 
-_SIDES = ("PyTorch's own", 'oneDNN')
+_SIDES = ("PyTorch's own", 'oneDNN, packed at each call', 'oneDNN')
 _SIZES = (1, 8, 32)
 
 
@@ -31,8 +33,12 @@ def prepare(name: str, side: str, dtype: torch.dtype) -> DeployedDRNet:
     """Deploy a model with random weights, with one side's convolutions."""
     torch.manual_seed(0)
     model = timm.create_model(name).eval()
-    if side == _SIDES[1]:
+    if side == _SIDES[2]:
         return model.deploy(dtype=dtype)
+    if side == _SIDES[1]:
+        with mock.patch(
+                'timm_drnet.deploy.deployment.fuse_convs', lambda graph, x, packs: fuse_convs(graph, x, packs=False)):
+            return model.deploy(dtype=dtype)
     with mock.patch('timm_drnet.deploy.deployment.fuse_convs'):
         deployed = model.deploy(micro_batch=0, dtype=dtype)
     assert not any(isinstance(module, FusedConv) for module in deployed.modules())
@@ -44,7 +50,7 @@ def prepare(name: str, side: str, dtype: torch.dtype) -> DeployedDRNet:
 def compare(name: str, dtype: torch.dtype, seconds: float) -> dict[int, dict[str, float]]:
     """Milliseconds for an image, of each side in batches of each size: medians of rounds in which they take turns."""
     sides = {side: prepare(name, side, dtype) for side in _SIDES}
-    images = torch.rand(max(_SIZES), 3, *[sides['oneDNN'].resolutions[0]] * 2)
+    images = torch.rand(max(_SIZES), 3, *[sides[_SIDES[0]].resolutions[0]] * 2)
 
     def run(deployed: DeployedDRNet, n: int) -> None:
         choice = torch.arange(max(n, 3)) % 3
@@ -82,7 +88,7 @@ def main() -> None:
             for n, ms in compare(name, getattr(torch, dtype), args.seconds).items():
                 rows.append({'model': name, 'dtype': dtype, 'batch_size': n, 'milliseconds': ms})
                 print(f'{name} {dtype} {n:3d}', '  '.join(f'{side} {value:.2f} ms' for side, value in ms.items()),
-                      f'{ms[_SIDES[0]] / ms[_SIDES[1]]:.2f}', flush=True)
+                      *(f'{ms[side] / ms[_SIDES[2]]:.2f}' for side in _SIDES[:2]), flush=True)
     if args.output is not None:
         report = {'machine': describe_machine(torch.device('cpu'), torch.get_num_threads()), 'rows': rows}
         args.output.write_text(json.dumps(report, indent=2) + '\n', encoding='utf-8')

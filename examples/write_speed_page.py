@@ -94,17 +94,23 @@ def convolutions(reports: Sequence[dict[str, Any]]) -> str:
     lines = [
         f'{machine["processor"]}, {machine["threads"]} threads, torch {machine["torch"]}, {len(reports)} runs.',
         '',
-        "| model | type | batch | ms per image | with PyTorch's own | times as long | median |",
-        '|---|---|---|---|---|---|---|']
+        "| model | type | batch | ms per image | PyTorch's own, times as long | packed at each call, times as long |",
+        '|---|---|---|---|---|---|']
     for same in zip(*(report['rows'] for report in reports), strict=True):
-        own, fused = ([row['milliseconds'][side] for row in same] for side in ("PyTorch's own", 'oneDNN'))
-        ratios = [a / b for a, b in zip(own, fused, strict=True)]
+        own, each, fused = (
+            [row['milliseconds'][side] for row in same]
+            for side in ("PyTorch's own", 'oneDNN, packed at each call', 'oneDNN'))
         first = same[0]
         lines.append(
             f'| {first["model"]} | {first["dtype"]} | {first["batch_size"]} | {statistics.median(fused):.1f} |'
-            f' {statistics.median(own):.1f} | {", ".join(f"{ratio:.2f}" for ratio in ratios)} |'
-            f' {statistics.median(ratios):.2f} |')
+            f' {_times(own, fused)} | {_times(each, fused)} |')
     return '\n'.join(lines)
+
+
+def _times(slow: Sequence[float], fast: Sequence[float]) -> str:
+    """How many times as long: the median of the runs and their range."""
+    ratios = [a / b for a, b in zip(slow, fast, strict=True)]
+    return f'{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})'
 
 
 def _value(one: dict[str, Any], what: str) -> float:
