@@ -3,7 +3,8 @@
 Usage: python examples/write_speed_page.py
 
 A table stands between ``<!-- NAME -->`` and ``<!-- end -->``. ``NAME-1.json``, ``NAME-2.json`` and so on are the runs;
-the table ``targets`` holds them against what was aimed at, and ``reading`` is of benchmark_reading.py.
+the table ``targets`` holds them against what was aimed at, ``reading`` is of benchmark_reading.py, and
+``convolutions`` of compare_convolutions.py.
 """
 
 import json
@@ -83,6 +84,35 @@ def reading(reports: Sequence[dict[str, Any]]) -> str:
     return '\n'.join(lines)
 
 
+def convolutions(reports: Sequence[dict[str, Any]]) -> str:
+    """What oneDNN's fused convolutions bring to the deployed model, as Markdown: each run's ratio.
+
+    Args:
+        reports: Of compare_convolutions.py, with the same models, types and sizes.
+    """
+    machine = reports[0]['machine']
+    lines = [
+        f'{machine["processor"]}, {machine["threads"]} threads, torch {machine["torch"]}, {len(reports)} runs.',
+        '',
+        "| model | type | batch | ms per image | PyTorch's own, times as long | packed at each call, times as long |",
+        '|---|---|---|---|---|---|']
+    for same in zip(*(report['rows'] for report in reports), strict=True):
+        own, each, fused = (
+            [row['milliseconds'][side] for row in same]
+            for side in ("PyTorch's own", 'oneDNN, packed at each call', 'oneDNN'))
+        first = same[0]
+        lines.append(
+            f'| {first["model"]} | {first["dtype"]} | {first["batch_size"]} | {statistics.median(fused):.1f} |'
+            f' {_times(own, fused)} | {_times(each, fused)} |')
+    return '\n'.join(lines)
+
+
+def _times(slow: Sequence[float], fast: Sequence[float]) -> str:
+    """How many times as long: the median of the runs and their range."""
+    ratios = [a / b for a, b in zip(slow, fast, strict=True)]
+    return f'{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})'
+
+
 def _value(one: dict[str, Any], what: str) -> float:
     dynamic = one['timings'][0]
     found = {
@@ -99,8 +129,8 @@ def _table(name: str) -> str:
     if name == 'targets':
         return targets()
     reports = _reports(name)
-    if name == 'reading' and reports:
-        return reading(reports)
+    if name in ('reading', 'convolutions') and reports:
+        return {'reading': reading, 'convolutions': convolutions}[name](reports)
     if not reports:
         sys.exit(f'write_speed_page.py: there is no {_BENCHMARKS / name}-1.json')
     return f'{describe(reports)}\n\n{markdown(rows(reports))}'

@@ -16,7 +16,8 @@ from .core.drnet import TrainingStep
 from .core.routing import check_images, eager
 from .cost.costs import set_cost_weight
 from .deploy.compilation import branch_function
-from .deploy.deployed import DeployedDRNet, deploy
+from .deploy.deployed import DeployedDRNet
+from .deploy.deployment import deploy
 from .deploy.graph_capture import refuse_tracing, scriptable, traced_forward
 from .evaluate.budgets import Budget, set_budget
 
@@ -176,10 +177,11 @@ class DRNet(core.drnet.DRNet):
         processor's caches. The model itself does not change, and what is done to it later does not reach the other.
 
         Args:
-            micro_batch: Images in a piece; 0 for batches that are not cut, or None to measure what is fastest on this
-                device, which takes a few seconds.
+            micro_batch: The most images in a piece; 0 for batches that are not cut, or None to measure what is fastest
+                on this device, which takes a few seconds.
             share_weights: Whether the branches share their convolutions and keep their norms, as scale and shift of
-                each channel: this takes hardly more memory than the model, and more time.
+                each channel: this takes hardly more memory than the model, and more time. Otherwise each has its
+                own, twice: on a processor, oneDNN keeps them in an order of its own as well.
             dtype: To compute in, such as ``torch.bfloat16``, twice as fast on processors that have it; images and
                 logits keep their own. None for that of the model.
 

@@ -14,9 +14,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 import timm_drnet
-from timm_drnet.deploy import deployed as deployment
-from timm_drnet.deploy.deployed import _fastest_cut
+from timm_drnet.deploy import deployed as deployed_module
+from timm_drnet.deploy import deployment
 from timm_drnet.deploy.onednn import FusedConv
+from timm_drnet.deploy.pieces import cut_up, fastest_cut
 from timm_drnet.evaluate.validation import validate
 
 
@@ -96,9 +97,25 @@ def test_fastest_cut_is_where_an_image_takes_least(monkeypatch):
 
     module = Module()
     monkeypatch.setattr(  # a call costs 3, an image 1, and one beyond the fourth 5
-        'timm_drnet.deploy.deployed._seconds',
+        'timm_drnet.deploy.pieces.seconds_of',
         lambda m, x: (3 + len(x) + 4 * max(0, len(x) - 4)) / 1e4)
-    assert _fastest_cut(module, torch.zeros(1, 3, 8, 8)) == 4
+    assert fastest_cut(module, torch.zeros(1, 3, 8, 8)) == 4
+
+
+@pytest.mark.parametrize(('cut', 'at_most', 'sizes'), [
+    (8, True, [5, 5]), (8, False, [10]), (4, False, [5, 5]), (3, False, [4, 3, 3]), (32, False, [10]), (0, True, [10])])
+def test_pieces_are_at_most_as_large_as_told_or_about_as_measured(cut, at_most, sizes):
+    assert [len(piece) for piece in cut_up(torch.zeros(10, 3), cut, at_most)] == sizes
+
+
+def test_measured_cuts_are_near_and_given_ones_a_limit(tiny, images):
+    deployed, x, sizes = tiny.deploy(micro_batch=4), images(5), []
+    for branch in deployed.branches:
+        branch.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    expected = deployed.forward_at(x, 1)
+    deployed.calibrated = True
+    torch.testing.assert_close(deployed.forward_at(x, 1), expected, rtol=1e-5, atol=1e-5)
+    assert sizes == [3, 2, 5]
 
 
 def test_threads_give_what_one_gives(tiny, spread_choices, images):
@@ -321,7 +338,8 @@ def test_package_takes_it_for_the_model(tiny, spread_choices, images):
 
 def test_cuts_are_measured_anew_after_a_move(tiny, images, monkeypatch):
     deployed, given = tiny.deploy(), tiny.deploy(micro_batch=3)
-    monkeypatch.setattr(deployment, '_fastest_cut', lambda module, image: 16 if image.dtype == torch.float64 else 64)
+    monkeypatch.setattr(
+        deployed_module, 'fastest_cut', lambda module, image: 16 if image.dtype == torch.float64 else 64)
     deployed.to(memory_format=torch.channels_last)
     assert 64 not in deployed.micro_batch
     assert deployed.double().micro_batch == (16,) * 3
@@ -336,7 +354,7 @@ def test_layout_is_measured_where_onednn_does_not_run(tiny, images, monkeypatch,
         conv = next(m for m in module.modules() if isinstance(m, FusedConv))
         return 1.0 if conv.weight.is_contiguous(memory_format=faster) else 2.0
 
-    monkeypatch.setattr(deployment, '_seconds', seconds)
+    monkeypatch.setattr(deployed_module, 'seconds_of', seconds)
     deployed = tiny.double().deploy(micro_batch=0)
     convs = [m for m in deployed.modules() if isinstance(m, FusedConv)]
     assert all(conv.weight.is_contiguous(memory_format=faster) for conv in convs)

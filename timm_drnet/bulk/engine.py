@@ -12,7 +12,7 @@ import torch
 
 from ..core.drnet import DRNet
 from ..cost.flops import cost_table
-from ..deploy.deployed import deploy
+from ..deploy.deployment import deploy
 from ..deploy.export import export_model
 from ..deploy.onnx_engine import ONNX_ENGINES, OnnxEngine, split_name
 from ..deploy.runtimes import pick_runtime

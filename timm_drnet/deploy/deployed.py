@@ -5,10 +5,7 @@ speed costs: as many sets of them in memory as there are candidates.
 """
 
 import copy
-import math
-import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -18,17 +15,10 @@ from ..cascade.climb import climb
 from ..core.drnet import DRNet
 from ..core.norm import resize
 from ..core.routing import check_choices, check_images, check_index, route
-from .folding import fold_norms
 from .graph_capture import refuse_tracing
-from .onednn import FusedConv, fuse_convs
-from .plain_view import plain_view
-from .priced_predictor import priced_predictor
+from .onednn import FusedConv
+from .pieces import ROUNDS, cut_up, fastest_cut, random_images, seconds_of
 
-_CUTS = (8, 16, 4, 32, 2)  # the first of those that are about equally fast is taken
-_LONGEST_PIECE = 0.25  # seconds: what a piece costs however few its images are is far less, so larger ones gain nothing
-_ROUNDS = 3
-_IN_A_ROW = 3  # the first piece after one of another size pays for memory that those after it find in place
-_TIE = 0.05  # a difference that may be chance
 _FILLING = 64  # images that keep an accelerator busy: with a few, the time is what it takes to start its kernels
 
 
@@ -64,7 +54,7 @@ class DeployedDRNet(nn.Module):
         self.calibrated = False
         """Whether the cuts were measured."""
         self.micro_batch = (0,) * len(branches)
-        """Images that run at once at each resolution, 0 for any number."""
+        """Images that run at once at each resolution, 0 for any number: at most, or where that was measured, about."""
         self.predictor_micro_batch = 0
         """Images that the predictor sees at once, 0 for any number."""
         super().train(False)
@@ -179,13 +169,17 @@ class DeployedDRNet(nn.Module):
             self.micro_batch, self.predictor_micro_batch = (0,) * len(self.branches), 0
             return
         self.micro_batch = tuple(
-            _fastest_cut(branch, self._images(1, r)) for branch, r in zip(self.branches, self.resolutions, strict=True))
+            fastest_cut(branch, self._images(1, r)) for branch, r in zip(self.branches, self.resolutions, strict=True))
         if self.predictor is not None:
-            self.predictor_micro_batch = _fastest_cut(self.predictor, self._images(1, self.args.predictor_size))
+            self.predictor_micro_batch = fastest_cut(self.predictor, self._images(1, self.args.predictor_size))
 
     def memory(self) -> int:
-        """Bytes that all weights take, those that branches have in common counted once."""
-        return sum(t.numel() * t.element_size() for t in (*self.parameters(), *self.buffers()))
+        """Bytes that all weights take, those that branches have in common counted once.
+
+        It grows when a resolution runs for the first time: then its convolutions are put into the processor's order.
+        """
+        packed = sum(m.packed.memory() for m in self.modules() if isinstance(m, FusedConv) and m.packed is not None)
+        return packed + sum(t.numel() * t.element_size() for t in (*self.parameters(), *self.buffers()))
 
     def train(self, mode: bool = True) -> 'DeployedDRNet':
         """Stay in eval mode.
@@ -218,7 +212,7 @@ class DeployedDRNet(nn.Module):
     def predictor_scores(self, x: torch.Tensor) -> torch.Tensor:
         """What the predictor says of images, (B, in_chans, S, S), with the dial inside: (B, M)."""
         assert self.predictor is not None
-        pieces = _pieces(x, self.predictor_micro_batch)
+        pieces = cut_up(x, self.predictor_micro_batch, at_most=not self.calibrated)
         size, dtype = self.args.predictor_size, self._weight().dtype
         return torch.cat([self.predictor(resize(piece, size).to(dtype)) for piece in pieces]).to(x.dtype)
 
@@ -228,12 +222,12 @@ class DeployedDRNet(nn.Module):
 
     def _run(self, index: int, x: torch.Tensor, images: torch.Tensor | None = None) -> torch.Tensor:
         """Some images, or all, at one candidate resolution; each piece is taken together only when its turn comes."""
-        branch, size, cut = self.branches[index], self.resolutions[index], self.micro_batch[index]
-        dtype = self._weight().dtype
-        if images is None or len(images) == len(x):
-            outputs = [branch(resize(piece, size).to(dtype)) for piece in _pieces(x, cut)]
-        else:
-            outputs = [branch(resize(x[piece], size).to(dtype)) for piece in _pieces(images, cut)]
+        branch, size, dtype = self.branches[index], self.resolutions[index], self._weight().dtype
+        cut, at_most = self.micro_batch[index], not self.calibrated
+        pieces: Iterable[torch.Tensor] = cut_up(x, cut, at_most)
+        if images is not None and len(images) < len(x):
+            pieces = (x[part] for part in cut_up(images, cut, at_most))
+        outputs = [branch(resize(piece, size).to(dtype)) for piece in pieces]
         return (torch.cat(outputs) if len(outputs) > 1 else outputs[0]).to(x.dtype)
 
     def _route(self, x: torch.Tensor, choice: torch.Tensor) -> torch.Tensor:
@@ -245,7 +239,7 @@ class DeployedDRNet(nn.Module):
         return next(self.parameters())
 
     def _images(self, n: int, size: int) -> torch.Tensor:
-        return _random_images(self.in_chans, self._weight(), n, size)
+        return random_images(self.in_chans, self._weight(), n, size)
 
     @torch.no_grad()
     def _choose_layout(self) -> None:
@@ -257,72 +251,10 @@ class DeployedDRNet(nn.Module):
         x = self._images(8 if self._weight().is_cpu else _FILLING, self.resolutions[0])
         for layout in (torch.channels_last, torch.contiguous_format):
             self.to(memory_format=layout)
-            _seconds(self.branches[0], x)  # the first run prepares what later ones find
-            seconds.append(min(_seconds(self.branches[0], x) for _ in range(_ROUNDS)))
+            seconds_of(self.branches[0], x)  # the first run prepares what later ones find
+            seconds.append(min(seconds_of(self.branches[0], x) for _ in range(ROUNDS)))
         if seconds[0] < seconds[1]:
             self.to(memory_format=torch.channels_last)
-
-
-@torch.no_grad()
-def deploy(
-        model: DRNet,
-        micro_batch: int | None = None,
-        share_weights: bool = False,
-        dtype: torch.dtype | None = None,
-) -> DeployedDRNet:
-    """Make the inference model of a DRNet; see `timm_drnet.DRNet.deploy`."""
-    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        raise ValueError(f'Invalid dtype {dtype}: use torch.bfloat16, another type of floating point, or None.')
-    if micro_batch is not None and (type(micro_batch) is not int or micro_batch < 0):
-        raise ValueError(
-            f'Invalid micro_batch {micro_batch}: use a number of images, 0 for any number, or None to measure it.')
-    if any(p.is_meta for p in model.parameters()):
-        raise ValueError('The model is on the meta device: give it weights before it is deployed.')
-    weight = next(model.parameters())
-    with torch.autocast(weight.device.type, enabled=False), torch.autocast('cpu', enabled=False):
-        # In half precision, or in TensorFloat-32 on a card, nothing could be told from a comparison.
-        deployed = _fold(_exact(model), share_weights)
-        deployed.to(weight.device, dtype or weight.dtype)
-        if micro_batch is None:
-            deployed.calibrate()
-        else:
-            deployed.micro_batch = (micro_batch,) * len(model.resolutions)
-            deployed.predictor_micro_batch = micro_batch
-    return deployed
-
-
-def _exact(model: DRNet) -> DRNet:
-    """A view of a model, or a copy, that computes on the processor and at least in float32."""
-    weight, view = next(model.parameters()), plain_view(model)
-    dtype = torch.promote_types(weight.dtype, torch.float32)
-    if (weight.device.type, weight.dtype) == ('cpu', dtype):
-        return view
-    return copy.deepcopy(view).to('cpu', dtype)
-
-
-def _fold(model: DRNet, share_weights: bool) -> DeployedDRNet:
-    """Fold the predictor and all branches, and make sure that nothing else has changed."""
-    images = partial(_random_images, model.in_chans, next(model.parameters()))
-    memo: dict[Any, Any] = {}
-
-    def fold(module: nn.Module, size: int, into_convs: bool = True) -> nn.Module:
-        folded = fold_norms(module, into_convs, memo)
-        fuse_convs(folded, images(2, size))
-        return folded
-
-    if model.args.resolution_aware_norm:
-        branches = [fold(model.branch(j), r, not share_weights) for j, r in enumerate(model.resolutions)]
-    else:  # nothing differs between them
-        branches = [fold(model.branch(0), model.resolutions[0])] * len(model.resolutions)
-    predictor = None
-    if model.predictor is not None:
-        priced, side = priced_predictor(model), model.args.predictor_size
-        predictor = fold(priced, side)
-        _check_same(predictor, priced, images(2, side))
-    deployed = DeployedDRNet(predictor, branches, model)
-    for j, (branch, r) in enumerate(zip(branches, model.resolutions, strict=True)):
-        _check_same(branch, model.branch(j), images(2, r))
-    return deployed
 
 
 def _check_numbers(x: torch.Tensor) -> None:
@@ -330,43 +262,3 @@ def _check_numbers(x: torch.Tensor) -> None:
     check_images(x)
     if x.is_cpu and not x.sum(dtype=torch.promote_types(x.dtype, torch.float32)).isfinite():
         raise ValueError('Invalid input: some of its values are not finite.')
-
-
-def _pieces(x: torch.Tensor, cut: int) -> tuple[torch.Tensor, ...]:
-    """Pieces of at most ``cut`` as equal as can be, so that none is a lone image: that one would take longest."""
-    return x.tensor_split(-(-len(x) // cut)) if cut else (x,)
-
-
-def _fastest_cut(module: nn.Module, image: torch.Tensor) -> int:
-    """The number of images at which a module needs least time for each, or another that is about as good."""
-    _seconds(module, image)  # the first run prepares what later ones find
-    limit = _LONGEST_PIECE / _seconds(module, image)
-    seconds = {n: math.inf for n in _CUTS if n <= max(limit, 4)}
-    for _ in range(_ROUNDS):  # a disturbance hits all alike
-        for n in seconds:
-            images = image.repeat(n, 1, 1, 1)
-            for _ in range(_IN_A_ROW):
-                seconds[n] = min(seconds[n], _seconds(module, images) / n)
-    return next(n for n in seconds if seconds[n] <= (1 + _TIE) * min(seconds.values()))
-
-
-def _seconds(module: nn.Module, x: torch.Tensor) -> float:
-    start = time.perf_counter()
-    float(module(x).sum())  # waits for the device
-    return time.perf_counter() - start
-
-
-def _random_images(channels: int, like: torch.Tensor, n: int, size: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(0)  # the user's random numbers are not spent on it
-    return torch.rand(n, channels, size, size, generator=generator).to(like.device, like.dtype)
-
-
-def _check_same(folded: nn.Module, module: nn.Module, x: torch.Tensor) -> None:
-    """Make sure of a model of any make that what was left out of its graph, or reparameterized, changes nothing."""
-    expected = plain_view(module)(x)
-    scale = float(expected.abs().max())
-    error = float((folded(x) - expected).abs().max())
-    if math.isfinite(scale) and not error <= 10 * math.sqrt(torch.finfo(x.dtype).eps) * scale:
-        raise RuntimeError(
-            f'{type(module).__name__} cannot be deployed: with its norms folded, the result differs by {error:.2g},'
-            f' where the largest value is {scale:.2g}. Use the model as it is.')

@@ -17,6 +17,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 from torch.jit import is_tracing  # type: ignore[attr-defined]
 
 from .folding import drop_node, finish, plain_module
+from .packing import PackedWeights
 
 # Exact types, and what oneDNN calls them: name, scalars, algorithm.
 _ACTIVATIONS: dict[type[nn.Module], Callable[[Any], tuple[str, list[float], str]]] = {
@@ -41,9 +42,10 @@ class FusedConv(nn.Module):
     Args:
         conv: Of exact type Conv2d, with padding that `is_fusible`. Its parameters are shared.
         act: The activation, one of those that oneDNN has.
+        packs: Whether it keeps its weights in oneDNN's order, too.
     """
 
-    def __init__(self, conv: nn.Conv2d, act: nn.Module | None) -> None:
+    def __init__(self, conv: nn.Conv2d, act: nn.Module | None, packs: bool = True) -> None:
         super().__init__()
         self.weight = conv.weight
         self.bias = conv.bias
@@ -51,6 +53,7 @@ class FusedConv(nn.Module):
         assert not isinstance(conv.padding, str)
         self.geometry = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
         self.post = _NO_ACTIVATION if act is None else _ACTIVATIONS[type(act)](act)
+        self.packed = PackedWeights() if packs else None
 
     def forward(self, x: torch.Tensor, summand: torch.Tensor | None = None, inplace: bool = False) -> torch.Tensor:
         """Map x, (B, C, H, W), to (B, C', H', W'), the shape of the summand, which may be given up to the result."""
@@ -58,6 +61,9 @@ class FusedConv(nn.Module):
             return self._run_plainly(x, summand)
         mkldnn, weight = torch.ops.mkldnn, self.weight
         x = x.to(weight.dtype)  # autocast does not know these operators
+        if self.packed is not None:
+            x = x.contiguous(memory_format=torch.channels_last)
+            weight = self.packed.find(weight, self.geometry, x)
         conv = (weight, self.bias, *self.geometry)
         if summand is None:
             return mkldnn._convolution_pointwise(x, *conv, *self.post)  # type: ignore[no-any-return]
@@ -84,18 +90,29 @@ class FusedConv(nn.Module):
             and (weight.dtype == torch.float32
                  or (weight.dtype == torch.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()))))
 
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> 'FusedConv':
+        if self.packed is not None:
+            self.packed.clear()
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call,no-any-return]
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        if self.packed is not None:
+            self.packed.clear()
+        super()._load_from_state_dict(*args, **kwargs)
+
     def extra_repr(self) -> str:
         """Shape and geometry."""
         padding, stride, dilation, groups = self.geometry
         return f'{tuple(self.weight.shape)}, {padding=}, {stride=}, {dilation=}, {groups=}'
 
 
-def fuse_convs(traced: fx.GraphModule, x: torch.Tensor) -> None:
+def fuse_convs(traced: fx.GraphModule, x: torch.Tensor, packs: bool = True) -> None:
     """Fuse each convolution of a graph, in place, with an addition right behind it and the activation behind that.
 
     Args:
         traced: What `fold_norms` returned.
         x: A batch of two or more images to find the shapes with, (B, C, S, S).
+        packs: Whether each keeps its weights in oneDNN's order, too.
     """
     ShapeProp(traced).propagate(x)
     for node in list(traced.graph.nodes):
@@ -109,7 +126,7 @@ def fuse_convs(traced: fx.GraphModule, x: torch.Tensor) -> None:
         act = _activation(traced, node, only_relu=summand is not None)
         if act is not None:
             drop_node(next(iter(node.users)), node)
-        traced.add_submodule(node.target, FusedConv(conv, act))
+        traced.add_submodule(node.target, FusedConv(conv, act, packs))
     order = {node: i for i, node in enumerate(traced.graph.nodes)}
     for node in traced.graph.nodes:
         if _calls_fused(traced, node) and len(node.args) == 2 and _is_last_to_see(traced, node, order):

@@ -16,7 +16,7 @@ import torch
 from ..core.drnet import DRNet
 from ..core.routing import route
 from ..cost.flops import cost_table
-from ..deploy.deployed import deploy
+from ..deploy.deployment import deploy
 from ..deploy.onnx_engine import ONNX_ENGINES, Exports, OnnxEngine
 
 ENGINES = ('eager', 'deployed', 'deployed-bf16', 'compile', *ONNX_ENGINES)
