@@ -4,9 +4,9 @@ r"""How long the ImageNet recipes take on given accelerators, from how fast thos
         --backbone resnet50=1218 --backbone resnet101=747.9 --backbone mobilenetv2=2313
 
 A pretrain stage runs every image at every resolution, and so does the training of a cascade; a joint stage runs it at
-one of them, after the predictor. Work is counted in multiply-accumulates, where ``--measured`` does not say better: small
-groups of images take longer than their share. Loading the images and validating are left out; the last column says how
-many images a second have to come.
+one of them, after the predictor. Work is counted in multiply-accumulates, where ``--measured`` does not say better:
+small groups of images take longer than their share. Loading the images and validating are left out; the last column
+says how many images a second have to come.
 """
 
 import argparse

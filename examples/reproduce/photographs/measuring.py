@@ -72,7 +72,7 @@ def measure(row: Any, seed: int, sizes: Sequence[int], folder: Path, data: Path)
     routers['cascade'] = _at_targets(model, held, val)
     if row.name == 'cascade':
         routers['thresholds from training photographs'] = _at_targets(model, _answers(model, data, 'seen'), val)
-    if row.kind == 'backbone':
+    if row.name == f'plain-{side}':
         model = _adapt(row, sizes, checkpoint, folder / 'adapted', data)
         routers['adapted'] = [{'target': ADAPTED, **_routed(model, _answers(model, data, 'val'))}]
     return result

@@ -33,6 +33,7 @@ trained on {train:,} others from the ImageNet weights that ship: EfficientNet-Li
 NETWORKS = {
     'alone': 'plain networks, one trained for each size',
     'plain': 'plain network trained at {largest} px, given smaller images',
+    'longer': 'the same, {times} epochs',
     'cascade': 'one network for all sizes (`distill=1`)',
     'no-teacher': 'the same without `distill=1`',
     'predictor': 'the same as the first, trained beside a predictor',
@@ -49,7 +50,7 @@ ROUTERS = {
 }
 
 Results = dict[str, dict[int, dict[str, Any]]]
-"""By row and seed; ``plain`` is the plain network of the largest size."""
+"""By row and seed; ``plain`` is the plain network of the largest size, and ``longer`` the same trained longer."""
 
 
 def write_page(results: Path, page: Path | None = None) -> None:
@@ -63,7 +64,8 @@ def write_page(results: Path, page: Path | None = None) -> None:
     for path in sorted(results.glob('*.json')):
         one = read_json(path)
         found.setdefault(one['row'], {})[one['seed']] = one
-    found['plain'] = found.get(f'plain-{_sides(found)[0]}', {})
+    for name, suffix in (('plain', ''), ('longer', '-longer')):
+        found[name] = found.get(f'plain-{_sides(found)[0]}{suffix}', {})
     write_text(page or PAGE, '\n'.join([
         _head(found), *_networks(found), '', *_routers(found), '', *_curve(found), '', *_repeat(found), '']))
 
@@ -71,7 +73,7 @@ def write_page(results: Path, page: Path | None = None) -> None:
 def _head(found: Results) -> str:
     one = found['cascade'][min(found['cascade'])]
     sides, costs, options = _sides(found), one['gflops'], one['options']
-    trained = {name: row for name, row in found.items() if name != 'plain'}
+    trained = {name: row for name, row in found.items() if name not in ('plain', 'longer')}
     resumed = sum(each['starts'] - 1 for row in trained.values() for each in row.values())
     return HEAD.format(
         **{key: one[key] for key in ('images', 'train', 'held', 'epochs')}, s='s' if one['epochs'] > 1 else '',
@@ -100,7 +102,8 @@ def _networks(found: Results) -> list[str]:
                      for side, each in zip(sides, rows, strict=True)]
             times = [_minutes(each) for each in rows if each]
             minutes = ' + '.join(times) if row == 'alone' else times[0]
-            lines.append(f'| {label.format(largest=sides[0])} | {" | ".join(cells)} | {minutes} |')
+            times = next((one['epochs'] for each in rows for one in each.values()), 0)
+            lines.append(f'| {label.format(largest=sides[0], times=times)} | {" | ".join(cells)} | {minutes} |')
     both = sorted(found['cascade'].keys() & found['plain'].keys())
     if both:
         lines += ['', 'One network for all sizes, less the plain ones:', '', '| held at | difference |', '|---|---|']
@@ -121,7 +124,8 @@ def _routers(found: Results) -> list[str]:
         ' cost. *Static line*: the same of the plain networks trained at one size each. *Plain*: the plain network at'
         ' the largest size, that is at full cost.', '',
         f'| router | cost | {"/".join(map(str, _sides(found)))} px, % of photographs | top-1 | above lots'
-        ' | above its own line | above the static line | above plain |', '|---|---|---|---|---|---|---|---|']
+        ' | above its own line | above the static line | above plain | above plain, trained longer |',
+        '|---|---|---|---|---|---|---|---|---|']
     for (row, router), label in ROUTERS.items():
         settings = {
             seed: setting for seed, one in found.get(row, {}).items() for setting in one['routers'].get(router, ())
@@ -135,7 +139,7 @@ def _router(found: Results, row: str, settings: Mapping[int, Mapping[str, Any]])
     sides = _sides(found)
     fractions, shares, top1 = [], [], []
     pairs: dict[str, tuple[list[torch.Tensor], list[torch.Tensor]]] = {
-        name: ([], []) for name in ('lots', 'own', 'static', 'plain')}
+        name: ([], []) for name in ('lots', 'own', 'static', 'plain', 'longer')}
     for seed, setting in settings.items():
         one = found[row][seed]
         costs, right = one['gflops'], _bits(setting['right'])
@@ -146,8 +150,9 @@ def _router(found: Results, row: str, settings: Mapping[int, Mapping[str, Any]])
         top1.append(100 * float(right.mean()))
         others = {'lots': own @ torch.tensor(part, dtype=torch.float64), 'own': line(own, costs, cost)}
         alone = [found.get(f'plain-{side}', {}).get(seed) for side in sides]
-        if alone[0]:
-            others['plain'] = _bits(alone[0]['right'][str(sides[0])])
+        for name in ('plain', 'longer'):
+            if seed in found[name]:
+                others[name] = _bits(found[name][seed]['right'][str(sides[0])])
         if all(alone):
             static = torch.stack([_bits(a['right'][str(s)]) for a, s in zip(alone, sides, strict=True) if a], dim=1)
             others['static'] = line(static, costs, cost)
