@@ -223,7 +223,7 @@ def test_training_page(tmp_path, monkeypatch, capsys):
     page = ROOT / 'docs/train.md'
     trained = next(words for block in blocks(page, 'sh', marked=True) for words in commands(block) if words[1] == 'run')
     given = {
-        option: [word for word in itertools.takewhile(lambda word: not word.startswith('-'), trained[i + 1:])]
+        option: list(itertools.takewhile(lambda word: not word.startswith('-'), trained[i + 1:]))
         for i, option in enumerate(trained) if option.startswith('-')}
     name, classes = given['--model'][0], int(given['--num-classes'][0])
     kwargs = {key: ast.literal_eval(value) for key, _, value in (one.partition('=') for one in given['--model-kwargs'])}
@@ -231,7 +231,8 @@ def test_training_page(tmp_path, monkeypatch, capsys):
     model = timm.create_model(name, pretrained=True, num_classes=classes, **kwargs)
     full = timm_drnet.cost_table(model)[0].backbone_flops / 1e9
     optimizer = create_optimizer_v2(model, opt=given['--opt'][0], lr=float(given['--lr'][0]))
-    prepare = create_transform(**resolve_data_config(model=model), is_training=True, scale=[*map(float, given['--scale'])])
+    scale = [*map(float, given['--scale'])]
+    prepare = create_transform(**resolve_data_config(model=model), is_training=True, scale=scale)
     task = ClassificationTask(model, torch.nn.CrossEntropyLoss(), verbose=False)
     images, losses = torch.stack([prepare(Image.open(photo)) for photo in photos]), []
     for _ in range(3):
