@@ -65,12 +65,11 @@ def _measure(file: Path, data: Path, work: Path, results: Path) -> None:
 
     configuration = load_configuration(file)
     places = Places(HERE, data, work)
-    sizes = configuration.rows['cascade'].options['model_kwargs']['resolutions']
     for seed in configuration.seeds:
-        for name, row in configuration.rows.items():
+        for name in configuration.rows:
             training = Training(configuration, name, seed, places)
             if training.finished and not (results / f'{name}-seed{seed}.json').exists():
-                print(write_result(measure(row, seed, sizes, training.folder, data), results), flush=True)
+                print(write_result(measure(configuration, name, seed, training.folder, data), results), flush=True)
 
 
 if __name__ == '__main__':

@@ -28,21 +28,22 @@ ADAPTED = 0.7
 """That for which `timm-drnet adapt` is run."""
 
 
-def measure(row: Any, seed: int, sizes: Sequence[int], folder: Path, data: Path) -> dict[str, Any]:
+def measure(configuration: Any, name: str, seed: int, folder: Path, data: Path) -> dict[str, Any]:
     """Measure a training.
 
     Args:
-        row: Of the configuration.
+        configuration: That of the training.
+        name: Of the row.
         seed: Of the training.
-        sizes: In pixels, largest first.
         folder: Where train.py left its checkpoints.
         data: As `prepare` made it.
 
     Returns:
         The result, for JSON. Answers are strings with a character for each photograph.
     """
-    checkpoint = folder / 'last.pth.tar'
-    state = read_json(folder / 'reproduce.json')
+    row, checkpoint = configuration.rows[name], folder / 'last.pth.tar'
+    sizes = configuration.rows['cascade'].options['model_kwargs']['resolutions']
+    states = [read_json(folder.parent / one.name / 'reproduce.json') for one in configuration.chain(name)]
     side = row.options['input_size'][-1]
     if row.kind == 'drnet':
         model = load_model(row.options['model'], checkpoint=str(checkpoint))
@@ -53,9 +54,10 @@ def measure(row: Any, seed: int, sizes: Sequence[int], folder: Path, data: Path)
     val = _answers(model, data, 'val')
     rows = timm_drnet.cost_table(model)
     result: dict[str, Any] = {
-        'row': row.name, 'seed': seed, 'epochs': row.epochs, 'options': row.options,
-        'seconds': round(state['seconds'], 1), 'processor_seconds': round(state['processor_seconds'], 1),
-        'starts': state['starts'], **{part: sum(1 for _ in data.glob(f'{part}/*/*')) for part in ('train', 'held')},
+        'row': name, 'seed': seed, 'epochs': configuration.total_epochs(name), 'options': row.options,
+        **{key: round(sum(one[key] for one in states), 1) for key in ('seconds', 'processor_seconds')},
+        'starts': states[-1]['starts'],
+        **{part: sum(1 for _ in data.glob(f'{part}/*/*')) for part in ('train', 'held')},
         'images': len(val), 'resolutions': model.resolutions,
         'gflops': [one.backbone_flops / 1e9 for one in rows], 'predictor_gflops': rows[0].predictor_flops / 1e9,
         'right': {side: _text(val.hits[:, j, 0]) for j, side in enumerate(model.resolutions)},
@@ -70,9 +72,9 @@ def measure(row: Any, seed: int, sizes: Sequence[int], folder: Path, data: Path)
         val = dataclasses.replace(val, scores=None)
     held = _answers(model, data, 'held')
     routers['cascade'] = _at_targets(model, held, val)
-    if row.name == 'cascade':
+    if name == 'cascade':
         routers['thresholds from training photographs'] = _at_targets(model, _answers(model, data, 'seen'), val)
-    if row.name == f'plain-{side}':
+    if row.kind == 'backbone':
         model = _adapt(row, sizes, checkpoint, folder / 'adapted', data)
         routers['adapted'] = [{'target': ADAPTED, **_routed(model, _answers(model, data, 'val'))}]
     return result

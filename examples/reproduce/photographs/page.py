@@ -21,8 +21,8 @@ HEAD = """# Measured on photographs
 What the walk-through of [training](train.md) gives on the {images} validation photographs of Caltech-101 (101 classes),
 trained on {train:,} others from the ImageNet weights that ship: EfficientNet-Lite0 at {sides} px.
 
-- **Trained** by timm's `train.py`, {epochs} epoch{s}: AdamW, {batch} photographs a batch, a rate of {rate:g} that falls
-  to 0, crops of 30 to 100 % of the area, float32. Seeds: {seeds}.{resumed}
+- **Trained** by timm's `train.py`: AdamW, {batch} photographs a batch, crops of 30 to 100 % of the area, float32; in
+  each epoch a rate of {rate:g} that falls to 0. Seeds: {seeds}.{resumed}
 - **Held out**: {held} more photographs, for thresholds, without their labels. Nothing was set or chosen on the
   validation photographs.
 - Of the {gflops:.3f} GFLOPs at {largest} px, {costs}. In a cascade everything that ran is paid for.
@@ -32,25 +32,26 @@ trained on {train:,} others from the ImageNet weights that ship: EfficientNet-Li
 
 NETWORKS = {
     'alone': 'plain networks, one trained for each size',
-    'plain': 'plain network trained at {largest} px, given smaller images',
-    'longer': 'the same, {times} epochs',
+    'plain': 'the one of {largest} px, given smaller images',
     'cascade': 'one network for all sizes (`distill=1`)',
     'no-teacher': 'the same without `distill=1`',
-    'predictor': 'the same as the first, trained beside a predictor',
+    'predictor': 'the same with it, trained beside a predictor',
 }
 ROUTERS = {
     ('cascade', 'cascade'): 'cascade, trained at all sizes',
     ('cascade', 'thresholds from training photographs'): 'the same, thresholds set on photographs it was trained on',
     ('no-teacher', 'cascade'): 'cascade, trained without `distill=1`',
-    ('plain', 'cascade'): 'plain network of {largest} px as a cascade, thresholds alone (`adapt --epochs 0`)',
+    ('plain', 'cascade'): 'plain network of {largest} px as a cascade, thresholds alone',
     ('plain', 'adapted'): 'plain network of {largest} px, `timm-drnet adapt` on the photographs held out',
     ('predictor', 'predictor as trained'): 'predictor, trained beside the network, as trained',
     ('predictor', 'predictor'): 'the same, with its dial',
     ('predictor', 'cascade'): 'its network as a cascade',
 }
+LONGER = '-longer'
+"""The end of the name of a row that goes on from another, for as long again."""
 
 Results = dict[str, dict[int, dict[str, Any]]]
-"""By row and seed; ``plain`` is the plain network of the largest size, and ``longer`` the same trained longer."""
+"""By row and seed; ``plain`` and ``plain-longer`` are the plain networks of the largest size."""
 
 
 def write_page(results: Path, page: Path | None = None) -> None:
@@ -64,8 +65,8 @@ def write_page(results: Path, page: Path | None = None) -> None:
     for path in sorted(results.glob('*.json')):
         one = read_json(path)
         found.setdefault(one['row'], {})[one['seed']] = one
-    for name, suffix in (('plain', ''), ('longer', '-longer')):
-        found[name] = found.get(f'plain-{_sides(found)[0]}{suffix}', {})
+    for end in ('', LONGER):
+        found[f'plain{end}'] = found.get(f'plain-{_sides(found)[0]}{end}', {})
     write_text(page or PAGE, '\n'.join([
         _head(found), *_networks(found), '', *_routers(found), '', *_curve(found), '', *_repeat(found), '']))
 
@@ -73,10 +74,10 @@ def write_page(results: Path, page: Path | None = None) -> None:
 def _head(found: Results) -> str:
     one = found['cascade'][min(found['cascade'])]
     sides, costs, options = _sides(found), one['gflops'], one['options']
-    trained = {name: row for name, row in found.items() if name not in ('plain', 'longer')}
+    trained = {name: row for name, row in found.items() if name not in ('plain', f'plain{LONGER}')}
     resumed = sum(each['starts'] - 1 for row in trained.values() for each in row.values())
     return HEAD.format(
-        **{key: one[key] for key in ('images', 'train', 'held', 'epochs')}, s='s' if one['epochs'] > 1 else '',
+        **{key: one[key] for key in ('images', 'train', 'held')},
         sides=', '.join(map(str, sides)), largest=sides[0], batch=options['batch_size'], rate=options['lr'],
         seeds=', '.join(f'{len(each)} of `{row}`' for row, each in trained.items()), gflops=costs[0],
         costs=' and '.join(f'{side} px cost {100 * cost / costs[0]:.0f} %' for side, cost in zip(
@@ -94,26 +95,30 @@ def _networks(found: Results) -> list[str]:
         '## Networks held at each size', '',
         'Top-1 in per cent, mean ± standard deviation over seeds, and the minutes that training took of one processor'
         ' core.', '',
-        f'| network | {" | ".join(f"{side} px" for side in sides)} | minutes |', '|---|---|---|---|---|']
-    for row, label in NETWORKS.items():
-        rows = [found.get(f'plain-{side}' if row == 'alone' else row, {}) for side in sides]
-        if any(rows):
-            cells = [mean([_top1(one['right'][str(side)]) for one in each.values()])
-                     for side, each in zip(sides, rows, strict=True)]
-            times = [_minutes(each) for each in rows if each]
-            minutes = ' + '.join(times) if row == 'alone' else times[0]
-            times = next((one['epochs'] for each in rows for one in each.values()), 0)
-            lines.append(f'| {label.format(largest=sides[0], times=times)} | {" | ".join(cells)} | {minutes} |')
-    both = sorted(found['cascade'].keys() & found['plain'].keys())
-    if both:
-        lines += ['', 'One network for all sizes, less the plain ones:', '', '| held at | difference |', '|---|---|']
+        f'| network | epochs | {" | ".join(f"{side} px" for side in sides)} | minutes |', '|---|---|---|---|---|---|']
+    for end in ('', LONGER):
+        for row, label in NETWORKS.items():
+            rows = [found.get(f'plain-{side}{end}' if row == 'alone' else f'{row}{end}', {}) for side in sides]
+            every = [one for each in rows for one in each.values()]
+            if every:
+                cells = [mean([_top1(one['right'][str(side)]) for one in each.values()])
+                         for side, each in zip(sides, rows, strict=True)]
+                times = [_minutes(each) for each in rows if each]
+                lines.append(
+                    f'| {label.format(largest=sides[0])} | {every[0]["epochs"]} | {" | ".join(cells)} |'
+                    f' {" + ".join(times) if row == "alone" else times[0]} |')
+    gains = []
+    for row, other, what in (('cascade', '', ''), (f'cascade{LONGER}', LONGER, ''), ('cascade', LONGER, ', as long')):
         for side in sides:
-            seeds = [seed for seed in both if seed in found.get(f'plain-{side}', {})]
-            if seeds:
-                gain = difference(*([_bits(found[row][seed]['right'][str(side)]) for seed in seeds]
-                                    for row in ('cascade', f'plain-{side}')))
-                lines.append(f'| {side} px, less the network trained at {side} px alone | {_written(gain)} |')
-    return lines
+            plain = found.get(f'plain-{side}{other}', {})
+            seeds = sorted(found.get(row, {}).keys() & plain.keys())
+            if seeds and not (what and side != sides[0]):
+                own, its = ([_bits(one[seed]['right'][str(side)]) for seed in seeds] for one in (found[row], plain))
+                gains.append(
+                    f'| {found[row][seeds[0]]["epochs"]} | {side} px | {plain[seeds[0]]["epochs"]}{what} |'
+                    f' {_written(difference(own, its))} |')
+    return [*lines, '', 'One network for all sizes, less the plain one of each size:', '',
+            '| epochs | held at | epochs of the plain one | difference |', '|---|---|---|---|', *gains]
 
 
 def _routers(found: Results) -> list[str]:
@@ -122,37 +127,39 @@ def _routers(found: Results) -> list[str]:
         'Thresholds and dials are set to that on the photographs held out. *Lots*: the same shares dealt out by lot in'
         ' the same network, for nothing. *Own line*: the best mixture by lot of two sizes of the same network at that'
         ' cost. *Static line*: the same of the plain networks trained at one size each. *Plain*: the plain network at'
-        ' the largest size, that is at full cost.', '',
-        f'| router | cost | {"/".join(map(str, _sides(found)))} px, % of photographs | top-1 | above lots'
-        ' | above its own line | above the static line | above plain | above plain, trained longer |',
-        '|---|---|---|---|---|---|---|---|---|']
-    for (row, router), label in ROUTERS.items():
-        settings = {
-            seed: setting for seed, one in found.get(row, {}).items() for setting in one['routers'].get(router, ())
-            if setting.get('target', SHOWN) == SHOWN}
-        if settings:
-            lines.append(f'| {label.format(largest=_sides(found)[0])} | {_router(found, row, settings)} |')
+        ' the largest size for as many epochs, that is at full cost. *As long*: the same, trained for as long as the'
+        ' network for all sizes.', '',
+        f'| router | epochs | cost | {"/".join(map(str, _sides(found)))} px, % of photographs | top-1 | above lots'
+        ' | above its own line | above the static line | above plain | above plain, as long |',
+        '|---|---|---|---|---|---|---|---|---|---|']
+    for end in ('', LONGER):
+        for (row, router), label in ROUTERS.items():
+            settings = {
+                seed: setting for seed, one in found.get(f'{row}{end}', {}).items()
+                for setting in one['routers'].get(router, ()) if setting.get('target', SHOWN) == SHOWN}
+            if settings:
+                lines.append(f'| {label.format(largest=_sides(found)[0])} | {_router(found, row, end, settings)} |')
     return lines
 
 
-def _router(found: Results, row: str, settings: Mapping[int, Mapping[str, Any]]) -> str:
-    sides = _sides(found)
+def _router(found: Results, row: str, end: str, settings: Mapping[int, Mapping[str, Any]]) -> str:
+    sides, epochs = _sides(found), 0
     fractions, shares, top1 = [], [], []
     pairs: dict[str, tuple[list[torch.Tensor], list[torch.Tensor]]] = {
-        name: ([], []) for name in ('lots', 'own', 'static', 'plain', 'longer')}
+        name: ([], []) for name in ('lots', 'own', 'static', 'plain', 'as long')}
     for seed, setting in settings.items():
-        one = found[row][seed]
-        costs, right = one['gflops'], _bits(setting['right'])
+        one = found[f'{row}{end}'][seed]
+        epochs, costs, right = one['epochs'], one['gflops'], _bits(setting['right'])
         own = torch.stack([_bits(one['right'][str(side)]) for side in sides], dim=1)
         part, cost = _spent(setting)
         fractions.append(cost / costs[0])
         shares.append('/'.join(f'{100 * p:.0f}' for p in part))
         top1.append(100 * float(right.mean()))
         others = {'lots': own @ torch.tensor(part, dtype=torch.float64), 'own': line(own, costs, cost)}
-        alone = [found.get(f'plain-{side}', {}).get(seed) for side in sides]
-        for name in ('plain', 'longer'):
-            if seed in found[name]:
-                others[name] = _bits(found[name][seed]['right'][str(sides[0])])
+        for name, rows in (('plain', f'plain{end}'), ('as long', f'plain{LONGER}')):
+            if seed in found[rows] and not (name == 'as long' and (end or row == 'plain')):
+                others[name] = _bits(found[rows][seed]['right'][str(sides[0])])
+        alone = [found.get(f'plain-{side}{end}', {}).get(seed) for side in sides]
         if all(alone):
             static = torch.stack([_bits(a['right'][str(s)]) for a, s in zip(alone, sides, strict=True) if a], dim=1)
             others['static'] = line(static, costs, cost)
@@ -160,7 +167,8 @@ def _router(found: Results, row: str, settings: Mapping[int, Mapping[str, Any]])
             pairs[name][0].append(right)
             pairs[name][1].append(other)
     differences = [_written(difference(*pair)) if pair[0] else '' for pair in pairs.values()]
-    return ' | '.join([f'{100 * statistics.fmean(fractions):.1f} %', ', '.join(shares), mean(top1), *differences])
+    return ' | '.join([
+        str(epochs), f'{100 * statistics.fmean(fractions):.1f} %', ', '.join(shares), mean(top1), *differences])
 
 
 def _curve(found: Results) -> list[str]:
@@ -170,19 +178,22 @@ def _curve(found: Results) -> list[str]:
     lines = [
         '## Accuracy over cost', '',
         'Top-1 in per cent at the cost that was aimed at, in per cent of the largest size; in brackets what was spent'
-        ' on the validation photographs.', '', f'| router | {" | ".join(f"{100 * t:.0f} %" for t in targets)} |',
-        '|---' * (len(targets) + 1) + '|']
-    for (row, router), label in ROUTERS.items():
-        cells = []
-        for target in targets:
-            settings = [
-                (one['gflops'][0], setting) for one in found.get(row, {}).values()
-                for setting in one['routers'].get(router, ()) if setting.get('target') == target]
-            spent = statistics.fmean(_spent(setting)[1] / full for full, setting in settings) if settings else 0
-            top1 = statistics.fmean(_top1(setting['right']) for _, setting in settings) if settings else 0
-            cells.append(f'{top1:.2f} ({100 * spent:.0f})' if settings else '')
-        if any(cells):
-            lines.append(f'| {label.format(largest=_sides(found)[0])} | {" | ".join(cells)} |')
+        ' on the validation photographs.', '',
+        f'| router | epochs | {" | ".join(f"{100 * t:.0f} %" for t in targets)} |',
+        '|---' * (len(targets) + 2) + '|']
+    for end in ('', LONGER):
+        for (row, router), label in ROUTERS.items():
+            cells, epochs = [], 0
+            for target in targets:
+                each = [
+                    (one, setting) for one in found.get(f'{row}{end}', {}).values()
+                    for setting in one['routers'].get(router, ()) if setting.get('target') == target]
+                spent = statistics.fmean(_spent(setting)[1] / one['gflops'][0] for one, setting in each) if each else 0
+                top1 = statistics.fmean(_top1(setting['right']) for _, setting in each) if each else 0
+                cells.append(f'{top1:.2f} ({100 * spent:.0f})' if each else '')
+                epochs = each[0][0]['epochs'] if each else epochs
+            if any(cells):
+                lines.append(f'| {label.format(largest=_sides(found)[0])} | {epochs} | {" | ".join(cells)} |')
     return lines
 
 
