@@ -120,3 +120,12 @@ def test_from_photographs_to_the_page(tmp_path, source, shake, monkeypatch, caps
 def test_page_is_that_of_the_committed_results(tmp_path):
     page.write_page(EXAMPLE / 'results' / 'caltech101', tmp_path / 'page.md')
     assert (tmp_path / 'page.md').read_text() == page.PAGE.read_text()
+
+
+def test_figures_of_the_walk_through_are_those_of_the_page():
+    text = (page.PAGE.parent / 'train.md').read_text().partition('## 1. ')[0]
+    measured = page.PAGE.read_text()
+    figures = re.findall(r'(\d\d\.\d\d) %', text)
+    assert len(figures) == 8
+    for figure in figures:
+        assert re.search(rf'\| {figure} [|(]', measured), figure

@@ -19,7 +19,8 @@ HEAD = """# Measured on photographs
 <!-- Written by examples/reproduce/train_on_photographs.py report. Do not edit. -->
 
 What the walk-through of [training](train.md) gives on the {images} validation photographs of Caltech-101 (101 classes),
-trained on {train:,} others from the ImageNet weights that ship: EfficientNet-Lite0 at {sides} px.
+trained on {train:,} others from the ImageNet weights that ship: EfficientNet-Lite0 at {sides} px. One epoch is
+short: all of these networks were still learning.
 
 - **Trained** by timm's `train.py`: AdamW, {batch} photographs a batch, crops of 30 to 100 % of the area, float32; in
   each epoch a rate of {rate:g} that falls to 0. Seeds: {seeds}.{resumed}
@@ -202,9 +203,9 @@ def _repeat(found: Results) -> list[str]:
     machine, versions = one['machine'], one['versions']
     return [
         '## Repeat it', '',
-        f'Measured with torch {versions["torch"]} and timm {versions["timm"]}, one thread on a {machine["processor"]},'
+        f'Measured with torch {versions["torch"]} and timm {versions["timm"]}, one thread of an {machine["processor"]},'
         ' beside other work. `caltech101` is a folder with `train` and `val`, and in each of these a folder for each'
-        ' class.', '', '<!-- needs Caltech-101, train.py and hours -->', '```sh',
+        ' class.', '', '<!-- needs train.py, Caltech-101 and hours -->', '```sh',
         'python examples/reproduce/train_on_photographs.py prepare caltech101 photos work',
         'python examples/reproduce/reproduce.py run examples/reproduce/caltech101.yaml --train-script train.py \\',
         '    --data photos --work work',
