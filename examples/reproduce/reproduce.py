@@ -80,7 +80,7 @@ def _run(args: argparse.Namespace) -> int:
     rows = select(args.rows, list(configuration.rows), '--rows')
     seeds = select(args.seeds, list(configuration.seeds), '--seeds')
     if args.rows is None:
-        rows = [name for name in rows if configuration.rows[name].measured]
+        rows = [name for name in rows if configuration.rows[name].measured] or rows  # or it is for training alone
     if args.dry_run:
         show_plan(configuration, make_plan(configuration, places, args.results, rows, seeds))
         return 0

@@ -132,9 +132,23 @@ def test_weights_for_another_number_of_resolutions_are_refused(make_tiny, saved,
         checkpoint_filter_fn(state, model)
 
 
-def test_weights_of_a_cascade_have_no_predictor(make_tiny):
+def test_weights_of_a_trained_cascade_have_no_predictor(make_tiny, shake):
     with pytest.raises(ValueError, match=r"no predictor.*created with router='predictor'\. Give router='cascade'"):
-        checkpoint_filter_fn(make_tiny(router='cascade').state_dict(), make_tiny())
+        checkpoint_filter_fn(shake(make_tiny(router='cascade')).state_dict(), make_tiny())
+
+
+@pytest.mark.parametrize(('saved', 'wanted'), [
+    ((64, 48), {'router': 'cascade'}), ((64, 48), {'router': 'cascade', 'resolutions': (64,)}),
+    ((64,), {'router': 'cascade', 'resolutions': (64, 32)}), ((64, 48), {'stage': 'pretrain'})])
+def test_cascade_of_untrained_norms_starts_other_drnets_as_its_backbone_would(
+        make_tiny, plain, images, saved, wanted):
+    start = make_tiny('resnet18', num_classes=7, router='cascade', resolutions=saved, **SMALL)
+    start.load_state_dict(checkpoint_filter_fn(plain.state_dict(), start))
+    model = make_tiny('resnet18', num_classes=7, seed=1, **wanted, **SMALL).eval()
+    load_weights(model, start.state_dict())
+    x = images(2)
+    for j, size in enumerate(model.resolutions):
+        torch.testing.assert_close(model.forward_at(x, j), plain(small(x, size)))
 
 
 def test_wrong_weights_are_refused(make_tiny, plain):

@@ -152,7 +152,8 @@ def _summary(
         accuracy = f'{found.dynamic.top1:.2f} % top-1 of {found.images:,} images, measured on {results.measured}'
     rows = {
         'model': f'{_cfg(model)["architecture"]}, {model.num_classes:,} classes,'
-                 f' {", ".join(map(str, model.resolutions))} px, {model.args.stage} stage',
+                 f' {", ".join(map(str, model.resolutions))} px, '
+                 + ('cascade' if model.args.router == 'cascade' else f'{model.args.stage} stage'),
         'weights': weights, 'labels': names, 'licence': f'{license} ({origin})',
         'data sets': ', '.join(args.dataset) or 'not named (--dataset)',
         'base model': base_model or 'not named (--base-model)', 'accuracy': accuracy,

@@ -23,7 +23,8 @@ def checkpoint_filter_fn(state_dict: dict[str, torch.Tensor], model: DRNet) -> d
 
     Args:
         state_dict: Of a DRNet, returned as it is, but without a predictor for a cascade; or of its plain backbone: then
-            every norm goes to all resolutions, and the predictor starts by choosing the largest.
+            every norm goes to all resolutions, and the predictor starts by choosing the largest. A cascade whose norms
+            are the same at all of its resolutions is a plain backbone, too, where another DRNet is to load it.
         model: The DRNet that is to load it.
 
     Returns:
@@ -33,6 +34,8 @@ def checkpoint_filter_fn(state_dict: dict[str, torch.Tensor], model: DRNet) -> d
         ValueError: If the state dict is that of a DRNet with another number of resolutions, or its keys have a prefix.
     """
     _check_prefix(state_dict, model)
+    if not _fits(state_dict, model):
+        state_dict = _as_plain(state_dict) or state_dict
     if any(key.startswith('backbone.') for key in state_dict):
         check_arguments(state_dict, model)
         if model.predictor is None:  # a cascade of a backbone that was trained beside a predictor
@@ -182,8 +185,7 @@ def check_arguments(keys: Collection[str], model: DRNet) -> None:
     Raises:
         ValueError: If the norms are for more or fewer resolutions, or a predictor is wanted and there is none.
     """
-    found = 1 + max((int(index) for key in keys for index in re.findall(r'\.norms\.(\d+)\.', key)), default=0)
-    wanted = len(model.resolutions) if model.args.resolution_aware_norm else 1
+    found, wanted = _count_norms(keys), _count_wanted_norms(model)
     if found != wanted:
         raise ValueError(
             f'The weights have norms for {found} resolutions, but the model has {wanted} sets of them: it was created'
@@ -193,6 +195,36 @@ def check_arguments(keys: Collection[str], model: DRNet) -> None:
         raise ValueError(
             f'The weights have no predictor, but the model has one: it was created with router={model.args.router!r}.'
             " Give router='cascade', which the weights are for, or train a predictor.")
+
+
+def _count_norms(keys: Iterable[str]) -> int:
+    """Sets of norms in a state dict."""
+    return 1 + max((int(index) for key in keys for index in re.findall(r'\.norms\.(\d+)\.', key)), default=0)
+
+
+def _count_wanted_norms(model: DRNet) -> int:
+    return len(model.resolutions) if model.args.resolution_aware_norm else 1
+
+
+def _fits(keys: Collection[str], model: DRNet) -> bool:
+    """Whether a DRNet has what is in a state dict of a DRNet."""
+    has_predictor = model.predictor is None or any(key.startswith('predictor.') for key in keys)
+    return has_predictor and _count_norms(keys) == _count_wanted_norms(model)
+
+
+def _as_plain(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor] | None:
+    """The plain backbone that a cascade is made of; None if it is none, or its norms have become different.
+
+    Norms that all resolutions share were trained at all of them and are no plain backbone's.
+    """
+    if not any('.norms.' in key for key in state_dict) or any(not key.startswith('backbone.') for key in state_dict):
+        return None
+    plain: dict[str, torch.Tensor] = {}
+    for key, value in state_dict.items():
+        name = re.sub(r'\.norms\.\d+\.', '.', key.removeprefix('backbone.'))
+        if not torch.equal(plain.setdefault(name, value), value):
+            return None
+    return plain
 
 
 def _check_prefix(keys: Iterable[str], model: DRNet) -> None:

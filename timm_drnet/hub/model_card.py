@@ -151,9 +151,14 @@ def _details(
         'parameters': f'backbone {backbone:,}, predictor {predictor:,}, further norms {further:,}',
         'input': f'{model.in_chans} channels, {prepared["input_size"][-1]} px, crop {prepared["crop_pct"]},'
                  f' {prepared["interpolation"]}',
-        'stage': model.args.stage,
     }
-    if trained or model.args.alpha is not None:  # otherwise they need not be those of the training
+    cascade = model.args.router == 'cascade'  # which has no stages, and no use for what a predictor is trained with
+    if not cascade or model.args.stage == 'pretrain':
+        rows['stage'] = model.args.stage
+    elif trained:
+        teacher = f', their ensemble as a teacher (`distill={model.args.distill:g}`)' if model.args.distill else ''
+        rows['trained'] = f'every image at all resolutions{teacher}'
+    if not cascade and (trained or model.args.alpha is not None):  # otherwise they need not be those of the training
         rows |= {
             '`alpha`, target of the average cost': (
                 'none' if model.args.alpha is None
@@ -163,7 +168,7 @@ def _details(
         }
     if model.args.cost_weight:
         rows['`cost_weight`, position of the dial'] = f'{model.args.cost_weight:.4g}; 0 is the choice as trained'
-    if model.args.router == 'cascade':
+    if cascade:
         rows['`thresholds`, confidence with which an image stops'] = ', '.join(
             f'{r} px: {"left out" if t is None else f"{t:.4g}"}'
             for r, t in zip(model.resolutions[1:], model.args.thresholds, strict=True))

@@ -74,8 +74,8 @@ def measure(training: Training, results: Path, lock: int) -> tuple[float, float]
         'history': [{key: getattr(one, key) for key in ('epoch', 'train_loss', 'top1')} for one in history],
         'options': [one.options for one in configuration.chain(row.name)],
         'commands': commands,
-        'versions': _versions(places.train_script),
-        'machine': _machine(),
+        'versions': {**versions(), 'train.py sha256': hashlib.sha256(places.train_script.read_bytes()).hexdigest()},
+        'machine': machine(),
         'validation': report,
         'dial': dial,
     }
@@ -127,15 +127,15 @@ def _turn_dial(training: Training, command: list[str], lock: int) -> dict[str, A
         'fraction': one['cost'] / largest, 'top1': one['top1'], 'shares': one['shares']}
 
 
-def _versions(train_script: Path) -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """What the numbers were made with."""
     return {
         'python': platform.python_version(),
         **{name: importlib.metadata.version(name) for name in ('torch', 'timm', 'timm-drnet')},
-        'train.py sha256': hashlib.sha256(train_script.read_bytes()).hexdigest(),
     }
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
     """What a reader can compare times by; nothing that names this very machine."""
     processor = platform.processor() or platform.machine()
     cpuinfo = Path('/proc/cpuinfo')

@@ -51,7 +51,8 @@ class Training:
         self.places = places
         self.folder = places.folder(configuration, name, seed)
         self.fingerprint = configuration.training_fingerprint(name, seed)
-        self.state: dict[str, Any] = {'fingerprint': self.fingerprint, 'starts': 0, 'seconds': 0.0, 'epochs': 0}
+        self.state: dict[str, Any] = {
+            'fingerprint': self.fingerprint, 'starts': 0, 'seconds': 0.0, 'processor_seconds': 0.0, 'epochs': 0}
         if (self.folder / _STATE).exists():
             self.state = read_json(self.folder / _STATE)
             if self.state.get('fingerprint') != self.fingerprint:
@@ -87,6 +88,7 @@ class Training:
         progress.begin(number, self.row, self.seed, self.epochs)
         started = reached = time.monotonic()
         before = self.state['seconds']
+        worked = _processor_seconds()
         current = self.epochs  # the epoch in progress, counted from 0
 
         def read(line: str) -> None:
@@ -109,6 +111,8 @@ class Training:
                 self._ended(self.epochs, reached, before + time.monotonic() - started, progress)
         finally:
             progress.end()
+            self.state['processor_seconds'] = self.state.get('processor_seconds', 0.0) + _processor_seconds() - worked
+            self._keep(self.epochs, 0.0)
         if not self.finished:
             raise TrainingFailed(
                 f'train.py ended with exit code {code} after {self.epochs} of {self.row.epochs} epochs of'
@@ -174,6 +178,14 @@ def run_logged(
                     with suppress(subprocess.TimeoutExpired):
                         process.wait(10)
             process.stdout.close()
+
+
+def _processor_seconds() -> float:
+    """Of all processes that this one has waited for, those that read images included."""
+    import resource  # not on Windows, where only the report can be made
+
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _tail(log: Path, lines: int = 5) -> str:

@@ -1,0 +1,1 @@
+"""Fine-tuning on photographs: what `train_on_photographs.py` prepares, measures and reports."""
