@@ -327,4 +327,6 @@ def _run(commands: Subparsers) -> None:
                     ' any other with the models of this package registered. Everything behind SCRIPT is the'
                     " script's, and so is the exit code.")
     parser.add_argument('script', metavar='SCRIPT', help="its path, such as that in a clone of timm's repository")
-    parser.add_argument('arguments', metavar='ARGUMENT', nargs=argparse.REMAINDER, help="the script's own")
+    arguments = parser.add_argument(
+        'arguments', metavar='ARGUMENT', nargs=argparse.REMAINDER, help="the script's own")
+    arguments.required = False  # Python 3.11 calls it missing where SCRIPT is
