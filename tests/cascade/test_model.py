@@ -12,6 +12,8 @@ from timm.models import save_for_hf
 from timm.task import ClassificationTask
 
 import timm_drnet
+from timm_drnet.cascade.rungs_alone import rungs_alone
+from timm_drnet.cost.costs import measure_costs
 from timm_drnet.hub.checkpoints import checkpoint_filter_fn
 
 RESOLUTIONS = (64, 48, 32)
@@ -168,3 +170,20 @@ def test_budget_is_met_without_labels(cascade):
     assert model.args == before
     model.set_budget(None)
     assert model.args.thresholds == (0.8, 0.8)
+
+
+@pytest.mark.parametrize(('kept', 'sides'), [((0,), (64, 48)), ((1,), (64, 32)), ((), (64,)), ((0, 1), RESOLUTIONS)])
+def test_rungs_alone_answer_as_the_whole_cascade(cascade, kept, sides):
+    model, x = cascade
+    thresholds = tuple(t if j in kept else None for j, t in enumerate(model.args.thresholds))
+    prices = dict(zip(RESOLUTIONS, (4.0, 3.0, 2.0), strict=True))
+    model.args = replace(model.args, thresholds=thresholds, cost=(*prices.values(), 0.0))
+    part = rungs_alone(model)
+    assert part.resolutions == sides
+    with torch.no_grad():
+        (whole, stopped), (found, choice) = model.classify(x), part.classify(x)
+    assert torch.equal(found, whole)
+    assert [sides[j] for j in choice] == [RESOLUTIONS[j] for j in stopped]
+    assert len(choice.unique()) == len(sides)  # every rung counts
+    assert measure_costs(part).backbone == tuple(prices[side] for side in sides)
+    assert model.resolutions == RESOLUTIONS

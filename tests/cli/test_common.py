@@ -15,7 +15,7 @@ from timm_drnet.cli.common import load_model, pick_device
 from timm_drnet.cli.output import UserError
 from timm_drnet.data.labels import class_labels
 from timm_drnet.data.reading import image_loader
-from timm_drnet.hub.publishing import disown_source
+from timm_drnet.hub.publishing import disown_source, save_folder
 from timm_drnet.train.training_run import TrainingRun
 
 PHOTO = str(next((Path(__file__).parents[2] / 'examples' / 'photos').glob('*.jpg')))
@@ -171,6 +171,8 @@ def test_names_of_the_classes_are_those_of_the_folder_that_train_py_recorded(tmp
     model = load_model('drnet', None, str(tmp_path / 'last.pth.tar'), pretrained_cfg_overlay=overlay)
     assert class_labels(model) == names
     assert 'license' not in model.pretrained_cfg
+    save_folder(model, tmp_path / 'saved')
+    assert class_labels(timm.create_model(f'local-dir:{tmp_path / "saved"}')) == names
 
 
 def test_thousand_classes_of_imagenet_keep_their_descriptions(tmp_path):

@@ -77,7 +77,7 @@ def test_torch_as_json(run, tmp_path, name):
 
 
 def test_int8_cascade(tmp_path, capsys):
-    kwargs = {'backbone': 'test_resnet', 'resolutions': (48, 32), 'router': 'cascade', 'thresholds': (0.5,)}
+    kwargs = {'backbone': 'test_resnet', 'resolutions': (48, 40, 32), 'router': 'cascade', 'thresholds': (None, 0.5)}
     save_file(timm.create_model('drnet', num_classes=5, **kwargs).state_dict(), tmp_path / 'weights.safetensors')
     shutil.copytree(PHOTOS[0].parent, tmp_path / 'photos')
     (tmp_path / 'photos' / 'broken.jpg').write_bytes(b'no image')
@@ -88,7 +88,8 @@ def test_int8_cascade(tmp_path, capsys):
     out, err = capsys.readouterr()
     assert code == 1, err
     assert re.search(r'export: skipped .*broken\.jpg: not an image', err)
-    assert 'cascade: images stop at 32 px from 0.500 on' in out
+    assert 'cascade: images stop at 32 px from 0.500 on\nnot exported, as no image stops there: 40 px\n' in out
+    assert not (tmp_path / 'out/branch_40.onnx').exists()
     manifest = json.loads((tmp_path / 'out' / 'manifest.json').read_text())
     assert manifest['quantization'] == {'images': len(PHOTOS), 'held_out': 0}
     assert timm_drnet.OnnxDRNet(tmp_path / 'out').classify(PHOTOS[:2])

@@ -14,6 +14,15 @@ def test_table_shows_the_numbers_of_the_paper_s_models(capsys):
     assert '4,907,331' in out
 
 
+def test_cascade_pays_for_its_smaller_rungs(capsys):
+    kwargs = ['backbone=resnet10t', 'router=cascade', 'resolutions=(64,48,32)', 'thresholds=(.5,None)']
+    assert main(['flops', 'drnet', '--model-kwargs', *kwargs]) == 0
+    heading, *rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:5]]
+    assert heading == ['resolution', 'backbone', 'of', 'largest', 'smaller', 'rungs', 'total']
+    backbone = [row[2] for row in rows]
+    assert [row[6] for row in rows] == [backbone[1], '0.0', '0.0']  # 32 px is left out
+
+
 def test_json_holds_exact_numbers(capsys):
     assert main(['flops', 'drnet_mobilenetv2', '--json']) == 0
     result = json.loads(capsys.readouterr().out)

@@ -71,3 +71,8 @@ def test_script_that_is_not_there(tmp_path, capsys):
     assert capsys.readouterr().err == (
         f"timm-drnet run: {tmp_path}/train.py: no such script; give the path of one, such as train.py in a clone of"
         " timm's repository\n")
+
+
+def test_script_that_was_not_named(capsys):
+    assert main(['run']) == 2
+    assert 'the following arguments are required: SCRIPT;' in capsys.readouterr().err

@@ -19,6 +19,7 @@ from ..hub.publishing import disown_source
 from ..model import DRNet
 from .budget_table import budget_table
 from .common import check_model_folder, first_line, pick_device, read_checkpoint, read_labels, save_model
+from .labelled_data import tell_verdict
 from .output import Column, UserError, show, table, tell
 
 
@@ -112,7 +113,7 @@ def _summary(args: argparse.Namespace, found: Adaptation) -> list[str]:
         side = model.resolutions[max(range(len(chosen.shares)), key=lambda j: chosen.shares[j])]
         lines.append(f'The router does not pay here: for this target, {side} px for all images is the better buy.')
     else:
-        lines += [found.verdict.sentence, *found.verdict.warnings]
+        lines += tell_verdict(found.verdict)
     lines += [
         f'A batch takes {found.time_ratio:.2f} times what the backbone takes at {model.resolutions[0]} px, both'
         ' deployed, on this machine.',

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ..cascade.rungs_alone import rungs_alone
 from ..core.drnet import DRNet
 from ..cost.flops import cost_table
 from ..data.reading import Unreadable, image_loader, read_some
@@ -27,7 +28,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         check_target(args.out, args.format, args.opset, args.precision)  # before the model is loaded
         labels = read_labels(args.labels) if args.labels else None
-        model = load_model(args.model, args.num_classes, args.checkpoint, **args.model_kwargs)
+        whole = load_model(args.model, args.num_classes, args.checkpoint, **args.model_kwargs)
+        model = rungs_alone(whole)
         images = _images(args.calibrate, model, unreadable) if args.calibrate else None
         cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]  # timm's attribute
         with redirect_stdout(sys.stderr):  # some versions of the exporter tell what they do
@@ -40,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(manifest, indent=2))
     else:
-        show(*_summary(args.out, manifest))
+        show(*_summary(args.out, manifest, sorted({*whole.resolutions} - {*model.resolutions}, reverse=True)))
     for one in unreadable:
         tell('export', f'skipped {one.path}: {one.reason}')
     return 1 if unreadable else 0
@@ -53,7 +55,7 @@ def _images(paths: list[str], model: DRNet, unreadable: list[Unreadable]) -> tor
         raise UserError(f'--calibrate {" ".join(paths)}: {error}') from error
 
 
-def _summary(out: str, manifest: dict[str, Any]) -> list[str]:
+def _summary(out: str, manifest: dict[str, Any], left_out: list[int]) -> list[str]:
     files = manifest['files']
     written = [file for file in (files['predictor'], *files['branches']) if file]
     lines = [f'{manifest["model"]} in {out}']
@@ -62,16 +64,18 @@ def _summary(out: str, manifest: dict[str, Any]) -> list[str]:
         [(file['name'], file['side'], file['size'] / 1e6) for file in written])
     for file in written:
         if file.get('agreement') is not None:
-            kept = ', '.join(file['float_operators']) or 'nothing'
+            kept = ', '.join(file['float_operators']) or 'no operator'
             lines.append(
                 f'{file["name"]}: the same answer as in float32 for {file["agreement"]:.1%} of'
-                f' {manifest["quantization"]["held_out"]} images held out; in float32 stays {kept}')
+                f' {manifest["quantization"]["held_out"]} images held out; {kept} in float32')
     total = sum(file['size'] for file in written)
     lines.append(f'{total / 1e6:.1f} MB: each branch has convolutions of its own, with its norms folded in')
     if manifest['router'] == 'cascade':
         stops = zip(manifest['resolutions'][1:], manifest['thresholds'], strict=True)
         rungs = ', '.join(f'{side} px from {threshold:.3f} on' for side, threshold in stops if threshold is not None)
         lines.append(f'cascade: images stop at {rungs or "the largest alone"}')
+        if left_out:
+            lines.append(f'not exported, as no image stops there: {", ".join(map(str, left_out))} px')
     elif manifest['stage'] == 'pretrain':
         lines.append(f'pretrain stage: there is no predictor, every image runs at {manifest["resolutions"][0]} px')
     if manifest['runtime'] == 'onnx':

@@ -24,13 +24,16 @@ def run(args: argparse.Namespace) -> int:
         }, indent=2))
         return 0
     extra = parameters['total'] - parameters['backbone'] - parameters['predictor']
+    # What is paid beside the backbone; smaller rungs are backbones, too.
+    beside = 'smaller rungs' if model.args.router == 'cascade' else 'predictor'
     columns = [
-        Column('resolution', '.0f', 'px'), Column('backbone', '.1f', 'M'), Column('predictor', '.1f', 'M'),
-        Column('total', '.1f', 'M'), Column('fraction', '.3f')]
+        Column('resolution', '.0f', 'px'), Column('backbone', '.1f', 'M'), Column('of largest', '.1f', '%'),
+        Column(beside, '.1f', 'M'), Column('total', '.1f', 'M')]
     show(
         f'{args.model}: multiply-accumulates of convolutions and linear layers, for one image',
         *table(columns, [
-            (row.resolution, row.backbone_flops / 1e6, row.predictor_flops / 1e6, row.total_flops / 1e6, row.fraction)
+            (row.resolution, row.backbone_flops / 1e6, 100 * row.fraction,
+             (row.total_flops - row.backbone_flops) / 1e6, row.total_flops / 1e6)
             for row in rows]),
         f'{parameters["total"]:,} parameters: backbone {parameters["backbone"]:,},'
         f' predictor {parameters["predictor"]:,}, further norms {extra:,}')

@@ -237,7 +237,8 @@ def _bench(commands: Subparsers) -> None:
     add('--checkpoint', metavar='FILE', help='trained weights, for --data')
     add('--mix', metavar='P,P,...', help='share of each resolution, largest first (all the same)')
     add('--data', metavar='PATH', nargs='+', help='images or folders: run each at the resolution predicted for it')
-    add('-b', '--batch-size', metavar='N', type=positive_int, nargs='+', default=[1, 8, 32], help='(1 8 32)')
+    add('-b', '--batch-size', metavar='N', type=positive_int, nargs='+', default=[1, 8, 32],
+        help='images in a batch, one size or several in turn (1 8 32)')
     add('--engine', metavar='NAME', nargs='+', choices=ENGINES, default=['eager', 'deployed'],
         help=f'some of {", ".join(ENGINES)} (eager deployed)')
     add('--repeats', metavar='N', type=positive_int, default=20, help='runs of each batch in each way (%(default)s)')
@@ -327,4 +328,6 @@ def _run(commands: Subparsers) -> None:
                     ' any other with the models of this package registered. Everything behind SCRIPT is the'
                     " script's, and so is the exit code.")
     parser.add_argument('script', metavar='SCRIPT', help="its path, such as that in a clone of timm's repository")
-    parser.add_argument('arguments', metavar='ARGUMENT', nargs=argparse.REMAINDER, help="the script's own")
+    arguments = parser.add_argument(
+        'arguments', metavar='ARGUMENT', nargs=argparse.REMAINDER, help="the script's own")
+    arguments.required = False  # Python 3.11 calls it missing where SCRIPT is

@@ -46,6 +46,8 @@ def disown_source(model: DRNet, run: TrainingRun | None = None) -> None:
     subset = infer_imagenet_subset(model)
     if names and len(names) == model.num_classes and not (subset and names == ImageNetInfo(subset).label_names()):
         cfg['label_names'] = names
+        # timm drops the names when it saves a model of another number of classes than its configuration states
+        cfg['num_classes'] = model.num_classes
 
 
 def infer_base_model(model: DRNet, run: TrainingRun | None = None) -> str | None:

@@ -202,7 +202,7 @@ def _plain_model(cfg: PretrainedCfg, backbone: str) -> str | None:
     if not cfg.has_weights:
         raise RuntimeError(
             f'No pretrained weights exist for {name} in timm {timm.__version__}. Use pretrained=False, or give a file'
-            " of weights as pretrained_cfg_overlay={'file': ...}.")
+            " of weights as pretrained_cfg_overlay={'file': ...}, which is --pretrained-path FILE of train.py.")
     if not is_model_pretrained(name):
         return None
     plain = get_pretrained_cfg(name)

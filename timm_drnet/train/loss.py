@@ -74,7 +74,7 @@ def training_loss(
     if not isinstance(drnet, DRNet):
         raise TypeError(f'training_loss takes a DRNet, not {type(drnet).__name__}.')
     _check_wrapper(drnet, model)
-    return criterion(output, target) + _further_loss(drnet, criterion, target)
+    return criterion(output, target) + _further_loss(drnet, criterion, target)  # Eq. 5 and what completes it to Eq. 8
 
 
 def flops_loss(h: torch.Tensor, costs: Sequence[float], alpha: float) -> torch.Tensor:
