@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from timm_drnet.deploy.arrays import resize
 from timm_drnet.deploy.manifest import read_file, read_manifest
-from timm_drnet.deploy.onnx_runner import resize
 from timm_drnet.deploy.runtimes import RUNTIMES, load, pick_runtime
 
 _ROUNDS = 7

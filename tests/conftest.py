@@ -11,8 +11,8 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 import pytest
 import timm
+import tiny_models
 import torch
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import timm_drnet
@@ -84,19 +84,18 @@ def tiny(make_tiny, shake):
 @pytest.fixture
 def shake():
     """Function that gives every norm of a model random weights and statistics, and returns the model."""
+    return tiny_models.shake
 
-    def shake(model, seed=0):
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for module in model.modules():
-                if isinstance(module, _BatchNorm):
-                    module.weight.uniform_(0.5, 1.5, generator=generator)
-                    module.bias.normal_(0, 0.2, generator=generator)
-                    module.running_mean.normal_(0, 0.2, generator=generator)
-                    module.running_var.uniform_(0.5, 2, generator=generator)
-        return model
 
-    return shake
+@pytest.fixture
+def make_family(make_tiny):
+    """Function that creates a DRNet of one of timm's families in eval mode, with norms that all differ."""
+
+    def make(name, **kwargs):
+        args, resolutions = tiny_models.FAMILIES[name]
+        return tiny_models.shake(make_tiny(name, resolutions=resolutions, **args, **kwargs)).eval()
+
+    return make
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import timm
 import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from torch.nn.modules.batchnorm import _BatchNorm
+from tiny_models import shake
 
 import timm_drnet
 from timm_drnet.cascade.climb import confidence
@@ -37,16 +37,10 @@ NEAR = 1e-4
 def shaken(**kwargs):
     """A tiny model in eval mode whose norms differ, and whose answers are of several minds."""
     torch.manual_seed(0)
-    model = timm_drnet.create_drnet(
+    model = shake(timm_drnet.create_drnet(
         'test_resnet', resolutions=RESOLUTIONS, predictor='inverted_residual', predictor_size=32, num_classes=5,
-        **kwargs).eval()
+        **kwargs)).eval()
     with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, _BatchNorm):
-                module.weight.uniform_(0.5, 1.5)
-                module.bias.normal_(0, 0.2)
-                module.running_mean.normal_(0, 0.2)
-                module.running_var.uniform_(0.5, 2)
         model.get_classifier().weight.mul_(8)
         if model.predictor is not None:
             head = model.predictor.get_classifier()

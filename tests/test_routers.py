@@ -1,27 +1,21 @@
 """The driver of docs/routers.md, on a tiny backbone."""
 
 import json
-import random
 import subprocess
 import sys
 from pathlib import Path
 
 import timm
 import torch
-from PIL import Image
+from pictures import draw_blots
 from safetensors.torch import save_file
 
 DRIVER = Path(__file__).parents[1] / 'examples' / 'routers'
 
 
 def test_the_page_is_made_of_what_was_measured(tmp_path):
-    draw = random.Random(0)
-    for i in range(220):
-        image = Image.new('RGB', (66, 64), tuple(draw.randrange(256) for _ in range(3)))
-        image.paste(tuple(draw.randrange(256) for _ in range(3)), (draw.randrange(30), 10, 60, draw.randrange(20, 60)))
-        folder = tmp_path / ('test' if i < 20 else 'adapt') / 'ab'[i % 2]
-        folder.mkdir(parents=True, exist_ok=True)
-        image.save(folder / f'{i}.png')
+    draw_blots(tmp_path / 'test', 20, 'ab')
+    draw_blots(tmp_path / 'adapt', 200, 'ab')
     plain = timm.create_model('test_resnet', num_classes=2)
     with torch.no_grad():
         plain.get_classifier().weight.mul_(20)

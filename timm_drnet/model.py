@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import nn
@@ -38,9 +38,6 @@ class DRNet(core.drnet.DRNet):
         TypeError: If there is no such argument.
         ValueError: If an argument is out of range, or the backbone has no BatchNorm.
     """
-
-    _epochs_begun = 0
-    """Calls of `train`."""
 
     def __init__(self, backbone: nn.Module, **args: Any) -> None:
         super().__init__(backbone, **args)
@@ -207,11 +204,6 @@ class DRNet(core.drnet.DRNet):
             self.predictor.compile(*args, **kwargs)
         self._compiled = {
             j: torch.compile(branch_function(j), *args, **kwargs) for j in range(len(self.resolutions))}
-
-    def train(self, mode: bool = True) -> Self:
-        """Switch between training, where a loop like timm's begins an epoch with this call, and evaluation."""
-        self._epochs_begun += mode
-        return super().train(mode)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Refuse what would change nothing.

@@ -1,10 +1,11 @@
 """A plain backbone and photographs for it."""
 
-import random
+import copy
 
 import pytest
 import timm
 import torch
+from pictures import draw_blots
 from PIL import Image
 from timm.data import create_transform
 
@@ -13,21 +14,12 @@ from timm.data import create_transform
 def folder(tmp_path_factory):
     """160 photographs in five class folders: coloured blots, no two alike."""
     root = tmp_path_factory.mktemp('photographs')
-    draw = random.Random(0)
-    for i in range(160):
-        image = Image.new('RGB', (80, 72), tuple(draw.randrange(256) for _ in range(3)))
-        for _ in range(6):
-            box = draw.randrange(70), draw.randrange(60)
-            size = draw.randrange(8, 40), draw.randrange(8, 40)
-            image.paste(tuple(draw.randrange(256) for _ in range(3)), (*box, box[0] + size[0], box[1] + size[1]))
-        place = root / 'abcde'[i % 5]
-        place.mkdir(exist_ok=True)
-        image.save(place / f'{i:03}.png')
+    draw_blots(root, 160, 'abcde')
     return root
 
 
-@pytest.fixture
-def plain(folder):
+@pytest.fixture(scope='session')
+def untouched(folder):
     """A plain model of five classes whose answers differ from photograph to photograph."""
     torch.manual_seed(0)
     model = timm.create_model('test_resnet', num_classes=5).eval()
@@ -43,3 +35,9 @@ def plain(folder):
         head.weight.mul_(2 / model(x).std(dim=0)[:, None])
         head.bias.sub_(model(x).mean(dim=0))
     return model
+
+
+@pytest.fixture
+def plain(untouched):
+    """A copy of the plain model."""
+    return copy.deepcopy(untouched)

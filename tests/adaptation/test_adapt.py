@@ -78,11 +78,20 @@ def test_what_does_not_help_is_undone(plain, photographs):
         assert found.read_off == 160
 
 
-def test_predictor(plain, folder, images):
-    """It learns without labels; its dial is set on photographs that it did not see."""
+def adapt_predictor(plain, folder, **kwargs):
+    return adapt(plain, folder, (64, 48), target=1.0, router='predictor', epochs=0, held_out=0.5, **kwargs)
+
+
+@pytest.fixture(scope='module')
+def with_predictor(untouched, folder):
+    """What came of a predictor, and what was told meanwhile."""
     lines = []
-    found = adapt(
-        plain, folder, (64, 48), target=1.0, router='predictor', epochs=0, held_out=0.5, report=lines.append)
+    return adapt_predictor(untouched, folder, report=lines.append), lines
+
+
+def test_predictor(with_predictor, plain, folder, images):
+    """It learns without labels; its dial is set on photographs that it did not see."""
+    found, lines = with_predictor
     model = found.model
     assert found.read_off == found.held_out == 80
     x = images(4)
@@ -196,22 +205,20 @@ def test_too_few_images_for_the_target(plain, folder):
         adapt_model(drnet_to_adapt(plain, (64, 48)), few, Settings(0.8))
 
 
-def test_interrupted_predictor(plain, folder, tmp_path):
+def test_interrupted_predictor(with_predictor, plain, folder, tmp_path):
     """The same first weights: what was done before the predictor is not refused as that of another model."""
     def run(report=lambda line: None):
         torch.seed()  # each start is another process
-        return adapt(
-            plain, folder, (64, 48), target=1.0, router='predictor', epochs=0, held_out=0.5, state=tmp_path / 'state',
-            report=report)
+        return adapt_predictor(plain, folder, state=tmp_path / 'state', report=report)
 
     def interrupt(line):
-        if 'predictor: epoch 2' in line:
+        if 'predictor: epoch 1' in line:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         run(interrupt)
     assert (tmp_path / 'state').exists()
-    resumed, whole = run(), run()
+    resumed, (whole, _) = run(), with_predictor
     for one, other in zip(resumed.model.state_dict().values(), whole.model.state_dict().values(), strict=True):
         assert torch.equal(one, other)
 

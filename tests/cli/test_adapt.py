@@ -1,14 +1,13 @@
 """``timm-drnet adapt``: from a plain backbone and photographs to a folder that timm loads."""
 
 import json
-import random
 import re
 from argparse import Namespace
 
 import pytest
 import timm
 import torch
-from PIL import Image
+from pictures import draw_blots
 from safetensors.torch import save_file
 
 import timm_drnet
@@ -22,11 +21,7 @@ KWARGS = ['--model-kwargs', "pretrained_cfg_overlay={'input_size':(3,64,64),'cro
 def photographs(tmp_path_factory):
     """130 photographs without labels, and a file that is none."""
     root = tmp_path_factory.mktemp('photographs')
-    draw = random.Random(0)
-    for i in range(130):
-        image = Image.new('RGB', (70, 66), tuple(draw.randrange(256) for _ in range(3)))
-        image.paste(tuple(draw.randrange(256) for _ in range(3)), (draw.randrange(30), 10, 60, draw.randrange(20, 60)))
-        image.save(root / f'{i:03}.png')
+    draw_blots(root, 130)
     (root / 'x\x1b.png').write_bytes(b'no image')
     return root
 

@@ -8,11 +8,12 @@ import re
 import pytest
 import timm
 import torch
-from PIL import Image
+from pictures import noise, save_noise
 from timm.data import create_transform
 from timm.models import save_for_hf
 
 import timm_drnet
+from cli.refusals import refused
 from timm_drnet.cli import analyze, main
 
 KWARGS = {
@@ -21,25 +22,16 @@ MODEL = [f'{key}={value}'.replace(' ', '') for key, value in KWARGS.items()]
 CLASSES, IMAGES = 3, 10
 
 
-def make_image(i):
-    pixels = torch.rand(3, 9, 9, generator=torch.Generator().manual_seed(i)) * (i + 1) * 25
-    image = Image.fromarray(pixels.permute(1, 2, 0).byte().numpy())
-    return image.resize((80, 70), Image.Resampling.BILINEAR)
-
-
 def prepare(i):
     """As the configuration of timm's test_resnet says."""
     half = (0.5, 0.5, 0.5)
-    return create_transform(64, interpolation='bilinear', crop_pct=0.95, mean=half, std=half)(make_image(i))
+    return create_transform(64, interpolation='bilinear', crop_pct=0.95, mean=half, std=half)(noise(i, IMAGES))
 
 
 @pytest.fixture
 def data(tmp_path):
     """Ten images in three classes, the label of image i is i % 3."""
-    for i in range(IMAGES):
-        path = tmp_path / 'data/val' / 'abc'[i % 3] / f'{i}.png'
-        path.parent.mkdir(parents=True, exist_ok=True)
-        make_image(i).save(path)
+    save_noise(tmp_path / 'data/val', IMAGES)
     return tmp_path / 'data'
 
 
@@ -79,10 +71,8 @@ def run(data, checkpoint, out, capsys):
     return run
 
 
-def refused(result, match, out):
-    code, stdout, err = result
-    assert (code, stdout) == (2, '')
-    assert re.fullmatch(f'timm-drnet analyze: .*{match}.*\n', err), err
+def refused_and_nothing_written(result, match, out):
+    refused(result, match)
     assert not out.exists()
 
 
@@ -179,7 +169,7 @@ def test_options_reach_the_measurement(run, monkeypatch, out):
 def test_pretrain_stage_is_refused(run, model, checkpoint, out):
     torch.save({'state_dict': model.state_dict(), 'args': argparse.Namespace(model_kwargs={'stage': 'pretrain'})},
                checkpoint)
-    refused(run(), r'pretrain stage, in which the predictor is not in use.*joint', out)
+    refused_and_nothing_written(run(), r'pretrain stage, in which the predictor is not in use.*joint', out)
 
 
 def test_unreadable_images(run, data, out):
@@ -203,11 +193,11 @@ def test_many_unreadable_images(run, data):
 
 
 def test_bad_data(run, data, out):
-    refused(run(folder=data / 'nowhere'), 'nowhere: no such folder', out)
-    refused(run(folder=data / 'val/a'), 'a: images such as 0.png lie outside a class folder', out)
+    refused_and_nothing_written(run(folder=data / 'nowhere'), 'nowhere: no such folder', out)
+    refused_and_nothing_written(run(folder=data / 'val/a'), 'a: images such as 0.png lie outside a class folder', out)
     for path in data.glob('val/*/*'):
         path.write_text('no image')
-    refused(run(), 'none of 10 images is readable', out)
+    refused_and_nothing_written(run(), 'none of 10 images is readable', out)
 
 
 def test_dataset_of_torchvision(run, out):
@@ -234,14 +224,15 @@ def test_names_of_the_model_come_first(run, model, tmp_path, out):
     assert run(model=f'local-dir:{tmp_path / "hub"}', weights=None, kwargs=[])[0] == 0
     assert '<b>ape</b>' in (out / 'index.html').read_text()
     out.rename(tmp_path / 'done')
-    refused(run(model=f'local-dir:{tmp_path / "hub"}', weights=None, kwargs=[], classes=4),
-            'weights of .* are for 3 classes', out)
+    refused_and_nothing_written(
+        run(model=f'local-dir:{tmp_path / "hub"}', weights=None, kwargs=[], classes=4),
+        'weights of .* are for 3 classes', out)
 
 
 def test_bad_model(run, tmp_path, out):
-    refused(run(weights=tmp_path / 'nowhere.pth'), 'nowhere.pth: no such file', out)
-    refused(run(classes=4), 'the weights are for 3 classes, not 4', out)
-    refused(run('--device', 'nothing'), '--device nothing: ', out)
+    refused_and_nothing_written(run(weights=tmp_path / 'nowhere.pth'), 'nowhere.pth: no such file', out)
+    refused_and_nothing_written(run(classes=4), 'the weights are for 3 classes, not 4', out)
+    refused_and_nothing_written(run('--device', 'nothing'), '--device nothing: ', out)
 
 
 def test_folder_is_checked_before_the_model_is_loaded(run, out, monkeypatch, capsys):

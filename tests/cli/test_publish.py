@@ -19,6 +19,7 @@ from timm.models import save_for_hf
 from timm.utils import CheckpointSaver, ModelEmaV3
 
 import timm_drnet
+from cli.refusals import refused
 from timm_drnet.cli import main
 from timm_drnet.evaluate.validation import validate
 
@@ -113,12 +114,6 @@ def run(tmp_path, capsys, monkeypatch):
         return code, captured.out, captured.err
 
     return run
-
-
-def refused(result, match):
-    code, out, err = result
-    assert (code, out) == (2, '')
-    assert re.fullmatch(f'timm-drnet publish: .*{match}.*\n', err), err
 
 
 @pytest.mark.parametrize('ema', [False, True])

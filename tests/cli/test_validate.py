@@ -7,10 +7,11 @@ import re
 import pytest
 import timm
 import torch
-from PIL import Image
+from pictures import noise, save_noise
 from timm.data import create_transform
 
 import timm_drnet
+from cli.refusals import refused
 from timm_drnet.cli import main, validate
 
 KWARGS = {'backbone': 'resnet10t', 'resolutions': (64, 48, 32), 'predictor': 'inverted_residual'}
@@ -19,19 +20,10 @@ CLASSES = 3
 IMAGES = 7
 
 
-def make_image(i):
-    pixels = torch.rand(3, 9, 9, generator=torch.Generator().manual_seed(i)) * (i + 1) * 36
-    image = Image.fromarray(pixels.permute(1, 2, 0).byte().numpy())
-    return image.resize((80, 70), Image.Resampling.BILINEAR)
-
-
 @pytest.fixture
 def data(tmp_path):
     """Seven images in three classes; the label of image i is i % 3."""
-    for i in range(IMAGES):
-        path = tmp_path / 'data/val' / 'abc'[i % 3] / f'{i}.png'
-        path.parent.mkdir(parents=True, exist_ok=True)
-        make_image(i).save(path)
+    save_noise(tmp_path / 'data/val', IMAGES)
     return tmp_path / 'data'
 
 
@@ -45,7 +37,7 @@ def model(spread_answers):
 
 
 def prepare(i):
-    return create_transform(64, interpolation='bicubic', crop_pct=0.875)(make_image(i))
+    return create_transform(64, interpolation='bicubic', crop_pct=0.875)(noise(i, IMAGES))
 
 
 @pytest.fixture
@@ -66,12 +58,6 @@ def run(data, checkpoint, capsys):
         return code, captured.out, captured.err
 
     return run
-
-
-def refused(result, match):
-    code, out, err = result
-    assert (code, out) == (2, '')
-    assert re.fullmatch(f'timm-drnet validate: .*{match}.*\n', err), err
 
 
 def test_json_holds_what_one_image_at_a_time_gives(run, data, model, tmp_path):

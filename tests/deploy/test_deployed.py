@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from hub.test_zoo import FAMILIES
 from timm.data import resolve_model_data_config
+from tiny_models import FAMILIES
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -30,19 +30,11 @@ def close(ours, theirs):
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4 * scale)
 
 
-@pytest.fixture
-def make_family(make_tiny, shake):
-    """Function that creates a DRNet of one family in eval mode, with norms that all differ."""
-
-    def make(name, **kwargs):
-        args, resolutions = FAMILIES[name]
-        return shake(make_tiny(name, resolutions=resolutions, **args, **kwargs)).eval()
-
-    return make
+SHARING = ('resnet18d', 'densenet121', 'mobilenetv3_small_050', 'dla46_c')
 
 
-@pytest.mark.parametrize('share_weights', [False, True])
-@pytest.mark.parametrize('name', FAMILIES)
+@pytest.mark.parametrize(('name', 'share_weights'), [
+    *((name, False) for name in FAMILIES), *((name, True) for name in SHARING)])
 def test_family_gives_the_same(make_family, spread_choices, images, name, share_weights):
     model = make_family(name)
     x = images(6)

@@ -121,7 +121,7 @@ def test_compile_counts_for_every_way_into_the_model(routed):
     assert counter.frame_count == 5  # the same branch with another batch size, and the predictor
 
 
-@pytest.mark.parametrize('way', WAYS)
+@pytest.mark.parametrize('way', [pytest.param('torch.compile(model)', marks=pytest.mark.slow), 'model.compile()'])
 def test_compiled_model_keeps_to_the_dial(routed, way):
     model, x = routed
     set_cost_weight(model, 1.5)

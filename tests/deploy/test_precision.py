@@ -10,8 +10,9 @@ from torch import nn
 
 import timm_drnet
 from timm_drnet.deploy import export, precision
+from timm_drnet.deploy.arrays import confidence
 from timm_drnet.deploy.export import check_target, export_model
-from timm_drnet.deploy.onnx_runner import OnnxDRNet, confidence
+from timm_drnet.deploy.onnx_runner import OnnxDRNet
 from timm_drnet.deploy.quantization import quantize
 from timm_drnet.deploy.runtimes import RUNTIMES, load
 

@@ -11,42 +11,14 @@ import torch
 import torch.nn.functional as F
 from timm.data import resolve_model_data_config
 from timm.models import resolve_model_input_args, save_for_hf
+from tiny_models import FAMILIES
 from torch import nn
 
 import timm_drnet
 
-# name: (arguments that make it small, resolutions); HRNet and DLA need multiples of 32
-FAMILIES = {
-    'resnet18d': ({'channels': (16, 24, 32, 40), 'stem_width': 8}, (64, 48, 32)),
-    'res2net50_26w_4s': ({'layers': (1, 1, 1, 1)}, (64, 48, 32)),
-    'regnety_002': ({}, (64, 48, 32)),
-    'efficientnet_lite0': ({}, (64, 48, 32)),
-    'mobilenetv2_035': ({}, (64, 56, 48)),
-    'mobilenetv3_small_050': ({}, (64, 48, 32)),
-    'lcnet_035': ({}, (64, 48, 32)),
-    'densenet121': ({'growth_rate': 8, 'block_config': (2, 2, 2, 2)}, (64, 48, 32)),
-    'vgg11_bn': ({'mlp_ratio': 0.02}, (64, 48, 32)),
-    'ghostnet_050': ({}, (64, 48, 32)),
-    'hrnet_w18_small': ({}, (96, 64, 32)),
-    'dla46_c': ({}, (96, 64, 32)),
-    'repvgg_a0': ({}, (64, 48, 32)),
-    'rexnet_100': ({}, (64, 48, 32)),
-}
-
 
 def small(x, size):
     return F.interpolate(x, (size, size), mode='bilinear', align_corners=False)
-
-
-@pytest.fixture
-def make_family(make_tiny, shake):
-    """Function that creates a DRNet of one family in eval mode, with norms that all differ."""
-
-    def make(name, **kwargs):
-        args, resolutions = FAMILIES[name]
-        return shake(make_tiny(name, resolutions=resolutions, **args, **kwargs)).eval()
-
-    return make
 
 
 @pytest.mark.parametrize('name', FAMILIES)

@@ -42,7 +42,7 @@ def count(choice):
 
 def test_line_by_hand(lines):
     log = RoutingLog((64, 32), [4_000_000_000, 1_000_000_000], 500_000_000)
-    log.counts, log.images, log.training = [1, 3], 4, False
+    log.counts, log.images, log.of_training = [1, 3], 4, False
     log.report()
     assert lines() == [
         'DRNet evaluation: 2.25 GFLOPs per image on average (56.2% of the backbone at 64 px), 4 images,'
@@ -52,7 +52,7 @@ def test_line_by_hand(lines):
 @pytest.mark.parametrize(('counts', 'told'), [([4, 96], True), ([6, 94], False)])
 def test_collapse_is_told_with_a_remedy(lines, counts, told):
     log = RoutingLog((64, 32), [4_000_000_000, 1_000_000_000], 500_000_000)
-    log.counts, log.images, log.training = counts, 100, False
+    log.counts, log.images, log.of_training = counts, 100, False
     log.report()
     _, *warning = lines()
     assert ['96.0% of the images to 32 px' in one and "router='cascade', distill=1" in one
@@ -145,11 +145,14 @@ def test_copies_count_for_themselves(logged, images, lines, clone):
 
 def test_a_task_of_timm_installs_the_log_once(make_tiny, images, lines):
     model = make_tiny().train()
+    assert type(model).train is torch.nn.Module.train  # a model that nobody trains counts nothing
+    keys = list(model.state_dict())
     for _ in range(2):
         task = timm.task.ClassificationTask(model, torch.nn.CrossEntropyLoss())
     task(images(4), torch.arange(4))
     model.eval()(images(1))
     assert len(lines()) == 1
+    assert list(model.state_dict()) == keys
 
 
 def test_checkpoint_of_an_epoch_without_a_step_is_refused(make_tiny, images):

@@ -1,26 +1,24 @@
 """Photographs to adapt on: a part to tune with and a part held out, read as all commands read images."""
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-from PIL import Image
 from timm.data import create_transform
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from ..core.drnet import DRNet
 from ..data.class_folders import ClassFolders
 from ..data.files import find_images
-from ..data.pixels import REDUCING_GAP, UnreadableImageError, open_image
-from ..data.reading import TRAINING_GAP, data_config, short_side
+from ..data.labelled import LabelledImages, collate
+from ..data.reading import data_config
 
 _SMALLEST_CROP = 0.35
 """Of the area of a photograph, in the views to tune on: enough to vary them, not so little that the object is lost."""
-
-_Sample = tuple[int, torch.Tensor | None, str]
 
 
 @dataclass(eq=False)
@@ -54,7 +52,7 @@ class Photographs:
         Yields:
             Images, (B, C, S, S).
         """
-        for _, images in self._evaluation(model, everything, batch_size, workers):
+        for images, _ in self.labelled(model, everything, batch_size, workers):
             yield images
 
     def labelled(
@@ -64,9 +62,9 @@ class Photographs:
             batch_size: int = 32,
             workers: int = 0,
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Pairs of the same images and their labels, (B,) integers, where these are known."""
-        for paths, images in self._evaluation(model, everything, batch_size, workers):
-            yield images, torch.tensor([self.labels[path] for path in paths])
+        """Pairs of the same images and their labels, (B,) integers; -1 where these are not known."""
+        files = self._files(self.paths if everything else self.paths[:self.held_out], model)
+        yield from self._read(files, batch_size, workers)
 
     def views(self, model: DRNet, seed: int, batch_size: int = 32, workers: int = 0) -> Iterator[torch.Tensor]:
         """The photographs to tune on, each once, cropped and mirrored at random.
@@ -80,24 +78,27 @@ class Photographs:
         Yields:
             Images, (B, C, S, S).
         """
-        transform = create_transform(
-            **data_config(model), is_training=True, scale=(_SMALLEST_CROP, 1.0), color_jitter=0.0)
-        files = _Files(list(self.paths[self.held_out:]), model, transform, views=True, seed=seed)
+        files = self._files(
+            self.paths[self.held_out:], model, seed, is_training=True, scale=(_SMALLEST_CROP, 1.0), color_jitter=0.0)
         order = random.Random(seed).sample(range(len(files)), len(files))
-        for _, images in self._read(files, batch_size, workers, order):
+        for images, _ in self._read(files, batch_size, workers, order):
             if len(images) == batch_size:
                 yield images
 
-    def _evaluation(
+    def _files(
             self,
+            paths: Sequence[Path],
             model: DRNet,
-            everything: bool,
-            batch_size: int,
-            workers: int,
-    ) -> Iterator[tuple[list[Path], torch.Tensor]]:
-        paths = list(self.paths if everything else self.paths[:self.held_out])
-        files = _Files(paths, model, create_transform(**data_config(model)))
-        yield from self._read(files, batch_size, workers)
+            seed: int = 0,
+            is_training: bool = False,
+            **augmentation: Any,
+    ) -> '_Files':
+        config = data_config(model)
+        files = _Files([(path, self.labels.get(path, -1)) for path in paths], 'RGB' if model.in_chans == 3 else 'L')
+        files.seed = seed
+        files.read_for(config, is_training)
+        files.transform = create_transform(**config, is_training=is_training, **augmentation)
+        return files
 
     def _read(
             self,
@@ -105,52 +106,32 @@ class Photographs:
             batch_size: int,
             workers: int,
             order: Sequence[int] | None = None,
-    ) -> Iterator[tuple[list[Path], torch.Tensor]]:
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         # A generator of its own, as the loader would draw from the caller's.
         loader = DataLoader(
-            files, batch_size, sampler=order, num_workers=workers, collate_fn=list, generator=torch.Generator())
-        for batch in loader:
-            self.unreadable.update((files.paths[i], reason) for i, image, reason in batch if image is None)
-            found = [(i, image) for i, image, _ in batch if image is not None]
-            if found:
-                yield [files.paths[i] for i, _ in found], torch.stack([image for _, image in found])
+            files, batch_size, sampler=order, num_workers=workers, collate_fn=collate, generator=torch.Generator())
+        for images, labels, unreadable in loader:
+            self.unreadable.update((Path(name), reason) for name, reason in unreadable)
+            if images is not None:
+                yield images, labels
 
 
-class _Files(Dataset[_Sample]):
-    """Image files: index, what became of the file, and the reason where it could not be read."""
+class _Files(LabelledImages):
+    """Pairs of a file and its label, whose transform draws the same numbers whatever process reads an image when."""
 
-    def __init__(
-            self,
-            paths: list[Path],
-            model: DRNet,
-            transform: Callable[[Image.Image], torch.Tensor],
-            views: bool = False,
-            seed: int = 0,
-    ) -> None:
-        self.paths = paths
-        self.transform = transform
-        self.mode = 'RGB' if model.in_chans == 3 else 'L'
-        config = data_config(model)
-        self.side = model.resolutions[0] if views else short_side(config)
-        self.central = config['crop_mode'] == 'center' and not views
-        self.reducing_gap = TRAINING_GAP if views else REDUCING_GAP
-        self.seed = seed
+    seed = 0
 
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> _Sample:
-        try:
-            image = open_image(self.paths[index], self.mode, self.side, self.central, self.reducing_gap)
-        except UnreadableImageError as error:
-            return index, None, str(error)
+    def __getitem__(self, index: int) -> tuple[torch.Tensor | None, int, str, str]:
         with _drawing_from(f'{self.seed} {index}'):
-            return index, self.transform(image), ''
+            return super().__getitem__(index)
+
+    def name(self, index: int) -> str:
+        return str(self.dataset[index][0])
 
 
 @contextmanager
 def _drawing_from(seed: str) -> Iterator[None]:
-    """For a while, what timm's transforms draw follows from a seed, whatever process reads an image when."""
+    """For a while, what timm's transforms draw follows from a seed."""
     before = random.getstate()
     with torch.random.fork_rng(devices=[]):
         random.seed(seed)

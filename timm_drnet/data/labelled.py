@@ -45,11 +45,12 @@ class LabelledImages(Dataset[tuple[torch.Tensor | None, int, str, str]]):
     def __init__(self, dataset: Any, mode: str, limit: int | None = None) -> None:
         self.dataset = dataset
         self.mode = mode
-        self.side: int | None = None  # these three are of `open_image`, and given by `make_loader`
+        self.side: int | None = None  # these three are of `open_image`, and given by `read_for`
         self.central = False
         self.reducing_gap: float | None = REDUCING_GAP
         self.length = len(dataset) if limit is None else min(limit, len(dataset))
-        self.transform: Callable[[Image.Image], torch.Tensor] | None = None  # given by timm's create_loader
+        self.transform: Callable[[Image.Image], torch.Tensor] | None = None
+        """From an image to the input of a model; given by `make_loader`, or by whoever makes another loader."""
         self.unreadable: list[tuple[str, str]] = []
 
     def __len__(self) -> int:
@@ -64,6 +65,27 @@ class LabelledImages(Dataset[tuple[torch.Tensor | None, int, str, str]]):
         except Exception as error:  # archives and downloaded data sets have errors of their own
             return None, -1, self.name(index), first_line(error)
         return self.transform(image), target, '', ''
+
+    def read_for(
+            self,
+            config: dict[str, Any],
+            is_training: bool = False,
+            reducing_gap: float | None = REDUCING_GAP,
+    ) -> None:
+        """Decode no more of the images than a transform of timm's needs.
+
+        Args:
+            config: Of `data_config`.
+            is_training: Whether the transform is that of training, which crops anywhere.
+            reducing_gap: Of `open_image`, for evaluation.
+
+        Raises:
+            ValueError: If the gap is below 1.
+        """
+        check_reducing_gap(reducing_gap)
+        self.side = config['input_size'][-1] if is_training else short_side(config)
+        self.reducing_gap = TRAINING_GAP if is_training else reducing_gap
+        self.central = config['crop_mode'] == 'center' and not is_training
 
     def batches(self, loader: Iterable[Batch]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Images and labels of a loader over this dataset; what is unreadable is collected in ``unreadable``.
@@ -143,18 +165,16 @@ def make_loader(
     Raises:
         ValueError: If the gap is below 1.
     """
-    check_reducing_gap(reducing_gap)
-    images.side = config['input_size'][-1] if is_training else short_side(config)
-    images.reducing_gap = TRAINING_GAP if is_training else reducing_gap
-    images.central = config['crop_mode'] == 'center' and not is_training  # timm then crops anywhere
+    images.read_for(config, is_training, reducing_gap)
     loader: DataLoader[Any] = create_loader(
         images,  # type: ignore[arg-type]  # all it asks for is a place for the transform
-        batch_size=batch_size, is_training=is_training, num_workers=workers, collate_fn=_collate, use_prefetcher=False,
+        batch_size=batch_size, is_training=is_training, num_workers=workers, collate_fn=collate, use_prefetcher=False,
         persistent_workers=False, pin_memory=device is not None and device.type == 'cuda', **config)
     return loader
 
 
-def _collate(samples: list[tuple[torch.Tensor | None, int, str, str]]) -> Batch:
+def collate(samples: list[tuple[torch.Tensor | None, int, str, str]]) -> Batch:
+    """What a loader over `LabelledImages` makes of some of them."""
     readable = [(image, target) for image, target, _, _ in samples if image is not None]
     return Batch(
         torch.stack([image for image, _ in readable]) if readable else None,

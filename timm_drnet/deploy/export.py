@@ -37,7 +37,9 @@ from .priced_predictor import priced_predictor
 
 FORMATS = ('onnx', 'torch')
 
-_RUNNER = (*map(Path(__file__).with_name, ('onnx_runner.py', 'manifest.py', 'runtimes.py')), Path(pixels.__file__))
+_RUNNER = (
+    *(Path(__file__).with_name(f'{name}.py') for name in ('onnx_runner', 'arrays', 'manifest', 'runtimes')),
+    Path(pixels.__file__))
 """What is copied beside the ONNX files; nothing in it imports more than it needs to run them."""
 _SUFFIXES = {'onnx': '.onnx', 'torch': '.pt2'}
 _PACKAGES = ('onnx', 'onnxscript', 'onnxruntime')

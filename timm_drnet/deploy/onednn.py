@@ -57,7 +57,8 @@ class FusedConv(nn.Module):
 
     def forward(self, x: torch.Tensor, summand: torch.Tensor | None = None, inplace: bool = False) -> torch.Tensor:
         """Map x, (B, C, H, W), to (B, C', H', W'), the shape of the summand, which may be given up to the result."""
-        if not self.runs_fused or is_tracing():
+        # With a summand of one pixel, PyTorch 2.7's operator fails; nothing is to be gained there.
+        if not self.runs_fused or is_tracing() or (summand is not None and summand.shape[2:].numel() == 1):
             return self._run_plainly(x, summand)
         mkldnn, weight = torch.ops.mkldnn, self.weight
         x = x.to(weight.dtype)  # autocast does not know these operators

@@ -12,9 +12,10 @@ import torch
 
 from ..core.drnet import DRNet
 from ..core.norm import resize
+from .arrays import Array
 from .export import export_model, write_manifest
 from .manifest import MANIFEST
-from .onnx_runner import Array, OnnxDRNet
+from .onnx_runner import OnnxDRNet
 from .precision import check_calibration, lower_files
 from .runtimes import pick_runtime
 

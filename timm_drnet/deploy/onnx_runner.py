@@ -1,7 +1,7 @@
 """Run an exported DRNet with ONNX Runtime or OpenVINO, NumPy and Pillow alone.
 
 This file is part of timm-drnet, https://www.apache.org/licenses/LICENSE-2.0. ``timm-drnet export`` puts a copy of it
-beside the models that it writes, with the three files that it imports.
+beside the models that it writes, with the four files that it imports.
 
     python onnx_runner.py photo.jpg ...
 
@@ -12,50 +12,34 @@ beside the models that it writes, with the three files that it imports.
 
 import argparse
 import json
-import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-if __package__:
+if TYPE_CHECKING or __package__:
     from ..data.pixels import (
         REDUCING_GAP,
         UnreadableImageError,
         check_reducing_gap,
         first_line,
         ignore_warnings,
-        open_image,
         printable,
     )
     from . import runtimes
+    from .arrays import Array, check_choices, check_images, confidence, prepare, resize
     from .manifest import MANIFEST, InvalidExportError, read_file, read_manifest
 else:  # copied beside an export
-    import runtimes  # type: ignore[import-not-found,no-redef]
-    from manifest import (  # type: ignore[import-not-found,no-redef]
-        MANIFEST,
-        InvalidExportError,
-        read_file,
-        read_manifest,
-    )
-    from pixels import (  # type: ignore[import-not-found,no-redef]
-        REDUCING_GAP,
-        UnreadableImageError,
-        check_reducing_gap,
-        first_line,
-        ignore_warnings,
-        open_image,
-        printable,
-    )
-
-Array: TypeAlias = NDArray[np.float32]
+    import runtimes
+    from arrays import Array, check_choices, check_images, confidence, prepare, resize
+    from manifest import MANIFEST, InvalidExportError, read_file, read_manifest
+    from pixels import REDUCING_GAP, UnreadableImageError, check_reducing_gap, first_line, ignore_warnings, printable
 
 _MICRO_BATCH = 16
 """Images that a model gets at once; see `OnnxDRNet`."""
@@ -167,7 +151,7 @@ class OnnxDRNet:
         Raises:
             ValueError: If x is not a batch of square images, or not all of it is finite.
         """
-        return self._answer(self._check_images(x))[0]
+        return self._answer(check_images(x, self.manifest['in_chans']))[0]
 
     def predict_resolution(self, x: Array) -> NDArray[np.int64]:
         """Choose a candidate for each image.
@@ -181,7 +165,7 @@ class OnnxDRNet:
         Raises:
             ValueError: If x is not a batch of square images, or not all of it is finite.
         """
-        x = self._check_images(x)
+        x = check_images(x, self.manifest['in_chans'])
         return self._climb(x)[1] if self._climbs else self._choose(x)
 
     def forward_at(self, x: Array, choice: int | NDArray[np.integer[Any]]) -> Array:
@@ -197,17 +181,8 @@ class OnnxDRNet:
         Raises:
             ValueError: If x is not a batch of square images, not all of it is finite, or a choice is not a candidate.
         """
-        x = self._check_images(x)
-        choices = np.full(len(x), choice) if isinstance(choice, int | np.integer) else np.asarray(choice)
-        if choices.shape != (len(x),) or choices.dtype.kind not in 'iu':
-            raise ValueError(
-                f'Invalid choice of shape {choices.shape} and type {choices.dtype}: use one integer for each of the'
-                f' {len(x)} images.')
-        invalid = choices[(choices < 0) | (choices >= len(self.resolutions))]
-        if len(invalid):
-            raise ValueError(
-                f'Invalid choice {invalid[0]}: there are {len(self.resolutions)} candidates, counted from 0.')
-        return self._route(x, choices)
+        x = check_images(x, self.manifest['in_chans'])
+        return self._route(x, check_choices(choice, len(x), len(self.resolutions)))
 
     def classify(
             self,
@@ -264,7 +239,7 @@ class OnnxDRNet:
         return prepare(image, self.manifest['preprocessing'], self._reducing_gap)
 
     def _classify(self, x: Array, topk: int) -> list[Classification]:
-        logits, choice = self._answer(self._check_images(x))
+        logits, choice = self._answer(check_images(x, self.manifest['in_chans']))
         if not np.isfinite(logits).all():
             raise ValueError('The model gives scores that are not finite: its weights are damaged.')
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -324,126 +299,6 @@ class OnnxDRNet:
         parts = np.array_split(images, -(-len(rows) // (self._micro_batch or len(rows))))
         outputs = [program(self._resize(part, side)) for part in parts]
         return np.concatenate(outputs) if len(outputs) > 1 else outputs[0]
-
-    def _check_images(self, x: Array) -> Array:
-        x = np.asarray(x)
-        if x.ndim != 4 or x.shape[0] == 0 or x.shape[2] != x.shape[3] or x.shape[2] == 0:
-            raise ValueError(
-                f'Invalid input of shape {x.shape}: use a batch of square images, (B, C, S, S); crop or pad others.')
-        if x.shape[1] != self.manifest['in_chans']:
-            raise ValueError(
-                f'Invalid input of {x.shape[1]} channels: the model takes {self.manifest["in_chans"]}.')
-        if x.dtype.kind != 'f':
-            raise ValueError(f'Invalid input of type {x.dtype}: use normalized images in float32, see prepare().')
-        if not np.isfinite(x.sum(dtype=np.float32)):  # activations of OpenVINO make a zero of what is no number
-            raise ValueError('Invalid input: some of its values are not finite.')
-        return x.astype(np.float32, copy=False)
-
-
-def prepare(
-        image: str | os.PathLike[str] | BinaryIO | Image.Image,
-        preprocessing: dict[str, Any],
-        reducing_gap: float | None = REDUCING_GAP,
-) -> Array:
-    """Make an image the input of a model, as timm prepares it; a process that only prepares needs no model for it.
-
-    Args:
-        image: An image file, by name or opened, of any format that Pillow can read, or one of Pillow's images.
-        preprocessing: That of the manifest.
-        reducing_gap: See `OnnxDRNet`.
-
-    Returns:
-        The normalized image, (C, S, S), S the largest resolution.
-
-    Raises:
-        UnreadableImageError: If it cannot be read.
-        ValueError: If the model takes neither RGB nor grey images.
-    """
-    channels, side, _ = preprocessing['input_size']
-    if channels not in (1, 3):
-        raise ValueError(f'The model takes images of {channels} channels; use one for grey (1) or RGB (3) images.')
-    mode, central = 'RGB' if channels == 3 else 'L', preprocessing['crop_mode'] == 'center'
-    try:
-        scaled = math.floor(side / preprocessing['crop_pct'])
-        return _transform(open_image(image, mode, scaled, central, reducing_gap), preprocessing)
-    except UnreadableImageError as error:
-        name = os.fspath(image) if isinstance(image, str | os.PathLike) else getattr(image, 'name', repr(image))
-        raise UnreadableImageError(f'{name}: {error}') from error
-
-
-def confidence(logits: Array) -> Array:
-    """The largest softmax probability of each row of logits, (B, num_classes), as (B,) float32."""
-    logits = logits.astype(np.float32, copy=False)
-    return np.asarray(1 / np.exp(logits - logits.max(axis=1, keepdims=True)).sum(axis=1))
-
-
-def resize(x: Array, size: int) -> Array:
-    """Resize square images bilinearly without antialiasing, as PyTorch's ``F.interpolate``.
-
-    ONNX's own Resize rounds the positions differently, which moves values by up to 1e-4 and can tip a choice.
-
-    Args:
-        x: Images, (B, C, S, S).
-        size: The new side in pixels.
-
-    Returns:
-        Images, (B, C, size, size).
-    """
-    if x.shape[-1] == size:
-        return x
-    low, high, low_weight, high_weight = _neighbours(x.shape[-1], size)
-    out = np.empty((*x.shape[:2], size, size), np.float32)
-    for image, target in zip(x, out, strict=True):  # one by one, as their rows then stay in the cache
-        rows = image.take(low, axis=1)
-        rows *= low_weight[:, None]
-        below = image.take(high, axis=1)
-        below *= high_weight[:, None]
-        rows += below
-        np.multiply(rows.take(low, axis=2), low_weight, out=target)
-        right = rows.take(high, axis=2)
-        right *= high_weight
-        target += right
-    return out
-
-
-@lru_cache(maxsize=64)
-def _neighbours(old: int, new: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Array, Array]:
-    """For each new pixel of a line its two old neighbours and their weights."""
-    scale = np.float32(old) / np.float32(new)
-    # Computed exactly and rounded once, like the fused multiply-add that PyTorch uses.
-    position = (np.float64(scale) * (np.arange(new) + 0.5) - 0.5).astype(np.float32).clip(0)
-    low = position.astype(np.int64).clip(max=old - 1)
-    weight = (position - low.astype(np.float32)).astype(np.float32)
-    return low, (low + 1).clip(max=old - 1), 1 - weight, weight
-
-
-def _transform(image: Image.Image, config: dict[str, Any]) -> Array:
-    """timm's evaluation transform: resize, crop the centre, normalize."""
-    side, crop_mode = config['input_size'][-1], config['crop_mode']
-    scaled = max(1, math.floor(side / config['crop_pct']))
-    fill: tuple[int, ...] = (0,) * len(image.getbands())
-    if crop_mode == 'squash':
-        size = (scaled, scaled)
-    elif crop_mode == 'border':
-        ratio = max(image.size) / scaled
-        size = (max(1, round(image.width / ratio)), max(1, round(image.height / ratio)))
-        fill = tuple(round(255 * mean) for mean in config['mean'])
-    else:
-        short, long = min(image.size), max(image.size)
-        longer = int(scaled * long / short)
-        size = (scaled, longer) if image.width <= image.height else (longer, scaled)
-    if image.size != size:
-        image = image.resize(size, Image.Resampling[config['interpolation'].upper()])
-    canvas = Image.new(image.mode, (side, side), fill)
-    canvas.paste(image, (-_margin(image.width, side), -_margin(image.height, side)))
-    pixels = np.asarray(canvas, np.float32).reshape(side, side, -1).transpose(2, 0, 1) / np.float32(255)
-    mean, std = (np.asarray(config[key], np.float32)[:, None, None] for key in ('mean', 'std'))
-    return np.ascontiguousarray((pixels - mean) / std)
-
-
-def _margin(length: int, side: int) -> int:
-    """Where a central crop begins; before the image if that is shorter."""
-    return round((length - side) / 2) if length >= side else -((side - length) // 2)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

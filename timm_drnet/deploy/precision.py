@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from .arrays import Array, resize
 from .half_precision import store_half
-from .onnx_runner import Array, resize
 from .quantization import quantize
 from .runtimes import load
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .onnx_runner import Array
+from .arrays import Array
 from .runtimes import load
 
 _WEIGHED = ('Conv', 'Gemm', 'MatMul', 'Add')

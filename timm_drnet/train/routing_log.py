@@ -1,15 +1,16 @@
 """The routing log: how many images took each resolution, told at the end of every training and evaluation run.
 
-It is a hook that training installs on a model. timm's loop switches the model's mode where an epoch's training and its
-evaluation begin, and asks for the state where the evaluation ends; both are seen from hooks, so that no loop has to be
-changed for it.
+Training installs it on a model. timm's loop switches the model's mode where an epoch's training and its evaluation
+begin, and asks for the state where the evaluation ends; all of it is seen from hooks, so that no loop has to be changed
+for it. PyTorch has no hook for a switch of the mode, but hands it on to every child: the log is one without parameters.
 """
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
+from torch import nn
 
 from ..cost.flops import cost_table
 from ..model import DRNet
@@ -22,7 +23,7 @@ _TELLING = 100
 """Images from which on a share says something."""
 
 
-class RoutingLog:
+class RoutingLog(nn.Module):
     """Counts of images per candidate since the last report.
 
     Args:
@@ -32,25 +33,37 @@ class RoutingLog:
     """
 
     def __init__(self, resolutions: Sequence[int], backbone_flops: Sequence[int], predictor_flops: int) -> None:
+        super().__init__()
         self.resolutions = tuple(resolutions)
         self.backbone_flops = tuple(backbone_flops)
         self.predictor_flops = predictor_flops
-        self.training = True
+        self.of_training = True
+        """Whether the counts are those of training."""
         self.counts = [0] * len(resolutions)
         self.unread: torch.Tensor | None = None
         """Further counts, (M,), on the device: a training step must not wait for them."""
         self.images = 0
-        self.epochs_trained: int | None = None
-        """What the model's `_epochs_begun` was at its last training step; None where no task trains it."""
+        self.expects_steps = False
+        """Whether a task trains the model, so that an epoch without a step is a mistake."""
+        self.stepped = True
+        """Whether there was a step since an epoch began."""
 
     def __deepcopy__(self, memo: Any) -> 'RoutingLog':
         """The log of a copied model begins at zero."""
-        return RoutingLog(self.resolutions, self.backbone_flops, self.predictor_flops)
+        log = RoutingLog(self.resolutions, self.backbone_flops, self.predictor_flops)
+        log.training = self.training
+        return log
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch with the model between training, where a loop like timm's begins an epoch so, and evaluation."""
+        if mode:
+            self.stepped = False
+        return super().train(mode)
 
     @torch.compiler.disable
     def after_forward(self, model: DRNet, args: Any, output: Any) -> None:
         """Forward hook: count a batch, after a report on the mode that has ended."""
-        if model.training != self.training:
+        if model.training != self.of_training:
             self.report()
             self._begin(model.training)
         if isinstance(model.last_counts, torch.Tensor):
@@ -58,8 +71,7 @@ class RoutingLog:
         else:
             self.counts = [a + b for a, b in zip(self.counts, model.last_counts, strict=True)]
         self.images += len(output)
-        if model.training and self.epochs_trained is not None:
-            self.epochs_trained = model._epochs_begun
+        self.stepped |= model.training
 
     def before_state_dict(self, model: DRNet, prefix: str, keep_vars: bool) -> None:
         """State dict hook: asked for after an evaluation, as a script does to save it, a report is due.
@@ -67,8 +79,8 @@ class RoutingLog:
         Raises:
             RuntimeError: If the epoch before the evaluation had no step, which timm's train.py tells as ``loss 0``.
         """
-        if not model.training and not self.training:
-            if self.images and self.epochs_trained is not None and self.epochs_trained < model._epochs_begun:
+        if not model.training and not self.of_training:
+            if self.images and self.expects_steps and not self.stepped:
                 raise RuntimeError(
                     'An epoch of training had no step, so nothing was learned: the batch is larger than the training'
                     ' data, and timm leaves out a last batch that is not full. Use a batch size (train.py -b) of at'
@@ -89,11 +101,13 @@ class RoutingLog:
         shares = ', '.join(
             f'{r} px: {n / self.images:.1%}' for r, n in zip(self.resolutions, counts, strict=True))
         _logger.info(
-            f'DRNet {"training" if self.training else "evaluation"}: {average / 1e9:.4g} GFLOPs per image on average'
+            f'DRNet {"training" if self.of_training else "evaluation"}: {average / 1e9:.4g} GFLOPs per image on average'
             f' ({average / self.backbone_flops[0]:.1%} of the backbone at {self.resolutions[0]} px),'
             f' {self.images} images, {shares}')
         most = max(counts)
-        if self.predictor_flops and not self.training and self.images >= _TELLING and most > _COLLAPSED * self.images:
+        if self.of_training or not self.predictor_flops:
+            return
+        if self.images >= _TELLING and most > _COLLAPSED * self.images:
             _logger.warning(
                 f'DRNet: the predictor sends {most / self.images:.1%} of the images to'
                 f' {self.resolutions[counts.index(most)]} px, as one static size would. Train with'
@@ -101,7 +115,7 @@ class RoutingLog:
                 ' every resolution good, and set the average by timm-drnet budget.')
 
     def _begin(self, training: bool) -> None:
-        self.training = training
+        self.of_training = training
         self.counts = [0] * len(self.resolutions)
         self.unread = None
         self.images = 0
@@ -116,13 +130,14 @@ def install_routing_log(model: DRNet) -> RoutingLog:
     Returns:
         The log; that of an earlier call, if there was one.
     """
-    for hook in model._forward_hooks.values():
-        owner = getattr(hook, '__self__', None)
-        if isinstance(owner, RoutingLog):
-            return owner
+    for child in model.children():
+        if isinstance(child, RoutingLog):
+            return child
     rows = cost_table(model)
     predictor = rows[0].predictor_flops if model.args.uses_predictor else 0
     log = RoutingLog(model.resolutions, [row.backbone_flops for row in rows], predictor)
+    log.training = model.training
+    model.routing_log = log
     model.register_forward_hook(log.after_forward)
     model.register_state_dict_pre_hook(log.before_state_dict)  # type: ignore[no-untyped-call]
     return log
@@ -134,4 +149,5 @@ def expect_steps(model: DRNet) -> None:
     Args:
         model: A DRNet that one of timm's tasks trains.
     """
-    install_routing_log(model).epochs_trained = model._epochs_begun
+    log = install_routing_log(model)
+    log.expects_steps = log.stepped = True
