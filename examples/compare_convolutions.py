@@ -2,7 +2,7 @@
 
 A third side has oneDNN's convolutions, too, but puts their weights into the processor's order at every call.
 
-Usage: python examples/compare_convolutions.py drnet_resnet50 drnet_mobilenetv2 --output convolutions-1.json
+Usage: python examples/compare_convolutions.py drnet_resnet50 --output convolutions-drnet_resnet50-1.json
 
 All sides have their norms folded, channels_last, and batches cut as is fastest for each, measured before. Batches of
 equal shares of the resolutions, with the predictor; of single images one of each.
@@ -77,18 +77,17 @@ def compare(name: str, dtype: torch.dtype, seconds: float) -> dict[int, dict[str
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('models', nargs='+', metavar='MODEL')
+    parser.add_argument('model', metavar='MODEL')
     parser.add_argument('--dtype', nargs='+', default=['float32', 'bfloat16'])
-    parser.add_argument('--seconds', type=float, default=15, help='least time of the rounds of each model and type')
+    parser.add_argument('--seconds', type=float, default=15, help='least time of the rounds of each type')
     parser.add_argument('--output', type=Path, metavar='FILE')
     args = parser.parse_args()
     rows = []
-    for name in args.models:
-        for dtype in args.dtype:
-            for n, ms in compare(name, getattr(torch, dtype), args.seconds).items():
-                rows.append({'model': name, 'dtype': dtype, 'batch_size': n, 'milliseconds': ms})
-                print(f'{name} {dtype} {n:3d}', '  '.join(f'{side} {value:.2f} ms' for side, value in ms.items()),
-                      *(f'{ms[side] / ms[_SIDES[2]]:.2f}' for side in _SIDES[:2]), flush=True)
+    for dtype in args.dtype:
+        for n, ms in compare(args.model, getattr(torch, dtype), args.seconds).items():
+            rows.append({'model': args.model, 'dtype': dtype, 'batch_size': n, 'milliseconds': ms})
+            print(f'{args.model} {dtype} {n:3d}', '  '.join(f'{side} {value:.2f} ms' for side, value in ms.items()),
+                  *(f'{ms[side] / ms[_SIDES[2]]:.2f}' for side in _SIDES[:2]), flush=True)
     if args.output is not None:
         report = {'machine': describe_machine(torch.device('cpu'), torch.get_num_threads()), 'rows': rows}
         args.output.write_text(json.dumps(report, indent=2) + '\n', encoding='utf-8')

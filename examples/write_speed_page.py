@@ -4,7 +4,7 @@ Usage: python examples/write_speed_page.py
 
 A table stands between ``<!-- NAME -->`` and ``<!-- end -->``. ``NAME-1.json``, ``NAME-2.json`` and so on are the runs;
 the table ``targets`` holds them against what was aimed at, ``reading`` is of benchmark_reading.py, and
-``convolutions`` of compare_convolutions.py.
+``convolutions-...`` of compare_convolutions.py.
 """
 
 import json
@@ -92,7 +92,7 @@ def convolutions(reports: Sequence[dict[str, Any]]) -> str:
     """
     machine = reports[0]['machine']
     lines = [
-        f'{machine["processor"]}, {machine["threads"]} threads, torch {machine["torch"]}, {len(reports)} runs.',
+        f'{machine["processor"]}, {machine["threads"]} threads, torch {machine["torch"]}; runs: {len(reports)}.',
         '',
         "| model | type | batch | ms per image | PyTorch's own, times as long | packed at each call, times as long |",
         '|---|---|---|---|---|---|']
@@ -129,8 +129,10 @@ def _table(name: str) -> str:
     if name == 'targets':
         return targets()
     reports = _reports(name)
-    if name in ('reading', 'convolutions') and reports:
-        return {'reading': reading, 'convolutions': convolutions}[name](reports)
+    if name == 'reading' and reports:
+        return reading(reports)
+    if name.startswith('convolutions-'):
+        return convolutions(reports) if reports else 'Not measured yet.'
     if not reports:
         sys.exit(f'write_speed_page.py: there is no {_BENCHMARKS / name}-1.json')
     return f'{describe(reports)}\n\n{markdown(rows(reports))}'
