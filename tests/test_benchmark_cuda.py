@@ -15,8 +15,9 @@ SMALL = [
 
 
 @pytest.fixture
-def script():
+def script(monkeypatch):
     path = Path(__file__).parents[1] / 'examples' / 'benchmark_cuda.py'
+    monkeypatch.syspath_prepend(path.parent)
     spec = importlib.util.spec_from_file_location('benchmark_cuda', path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
