@@ -20,7 +20,6 @@ import json
 import statistics
 import sys
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,8 +27,8 @@ from typing import Any
 
 import timm
 import torch
+from on_cuda import host_waits, make_update
 from timm.task import ClassificationTask
-from timm.utils import NativeScaler
 
 import timm_drnet
 from timm_drnet.cascade.climb import confidence
@@ -113,18 +112,7 @@ class Benchmark:
     def waits(self, call: Callable[[], object]) -> list[str]:
         """Where the host waits for the card within a call: places in the code."""
         call()  # the first loads kernels
-        if not self.on_card:
-            return []
-        torch.cuda.synchronize()
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter('always')
-            torch.cuda.set_sync_debug_mode('warn')
-            try:
-                call()
-            finally:
-                torch.cuda.set_sync_debug_mode('default')
-        found = [w for w in caught if 'called a synchronizing CUDA operation' in str(w.message)]
-        return [f'{"/".join(Path(w.filename).parts[-2:])}:{w.lineno}' for w in found]
+        return host_waits(call) if self.on_card else []
 
     # What it is measured with.
 
@@ -180,24 +168,10 @@ class Benchmark:
             'joint': {'alpha': self.alpha}, 'joint, all': {'alpha': self.alpha, 'joint_resolutions': 'all'},
             'pretrain': {'stage': 'pretrain'}}[name])
         task = ClassificationTask(model.train(), torch.nn.CrossEntropyLoss(), device=self.device, verbose=False)
-        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.01, momentum=0.9)
-        scaler = NativeScaler(device=self.device.type) if dtype == torch.float16 else None
         side = self.resolutions[0]
         x = torch.randn(size, 3, side, side, device=self.device).contiguous(memory_format=CL)
         target = torch.randint(1000, (size,), device=self.device) % model.num_classes
-
-        def update() -> torch.Tensor:
-            optimizer.zero_grad()
-            with torch.autocast(self.device.type, dtype):
-                loss = task(x, target)['loss']
-            if scaler is None:
-                loss.backward()
-                optimizer.step()
-            else:
-                scaler(loss, optimizer)
-            return loss.detach()
-
-        return update
+        return make_update(task, x, target, dtype)[0]
 
     # The steps.
 

@@ -395,6 +395,7 @@ def test_run_killed_in_the_middle_goes_on(tmp_path, start, capfd):
     assert len(calls(tmp_path, 'backbone')) == 2
 
 
+@pytest.mark.slow
 def test_dialled_row(tmp_path, start):
     model = timm.create_model('drnet', num_classes=2, **CONFIGURATION['drnet']['model_kwargs'])
     costs = [row.total_flops / 1e9 for row in timm_drnet.cost_table(model)]

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import timm
 import torch
 from pictures import draw_blots
@@ -13,6 +14,7 @@ from safetensors.torch import save_file
 DRIVER = Path(__file__).parents[1] / 'examples' / 'routers'
 
 
+@pytest.mark.slow
 def test_the_page_is_made_of_what_was_measured(tmp_path):
     draw_blots(tmp_path / 'test', 20, 'ab')
     draw_blots(tmp_path / 'adapt', 200, 'ab')

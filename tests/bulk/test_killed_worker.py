@@ -18,7 +18,7 @@ from timm_drnet.bulk.run import classify_bulk
 from timm_drnet.data.reading import image_loader
 
 PHOTOS = sorted((Path(__file__).parents[2] / 'examples' / 'photos').glob('*.jpg'))
-IMAGES = 800
+IMAGES = 480
 SHARD_SIZE = 40
 SIDE = 72
 MARGIN = 1e-3  # between scores, as a part of their spread: more than rounding brings about
@@ -56,8 +56,8 @@ def expected(model, photographs):
     load = image_loader(model)
     scores, probabilities = [], []
     with torch.inference_mode():
-        for first in range(0, IMAGES, 100):
-            x = torch.stack([load(photographs / f'{n:04d}.jpg') for n in range(first, first + 100)])
+        for first in range(0, IMAGES, 120):
+            x = torch.stack([load(photographs / f'{n:04d}.jpg') for n in range(first, first + 120)])
             scores.append(model.predictor_scores(x))
             probabilities.append(model.forward_at(x, scores[-1].argmax(dim=1)).softmax(dim=1))
     return torch.cat(scores), torch.cat(probabilities)
@@ -74,7 +74,7 @@ class Killer(threading.Thread):
 
     def run(self):
         while not self.done.is_set():
-            shards = len(list(self.folder.glob('*.parquet')))
+            shards = len(list(self.folder.glob('shard-*.parquet')))
             if shards >= 2:
                 [victim] = self.workers()
                 os.kill(victim, signal.SIGKILL)

@@ -84,6 +84,7 @@ def test_rows_are_those_of_predict_images(out, inputs, expected):
         assert row['gflops'] == pytest.approx(image.flops / 1e9)
 
 
+@pytest.mark.slow
 def test_engine_is_kept_for_the_run_that_completes_it(model, inputs, ray_here, tmp_path):
     arguments = {'labels': LABELS, 'shard_size': 10, 'workers': 1, 'engine': 'openvino-int8'}
     report = classify_bulk(model, inputs[:1], tmp_path / 'out', **arguments)

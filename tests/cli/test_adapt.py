@@ -86,7 +86,9 @@ def test_json_and_a_checkpoint_of_train_py(photographs, weights, tmp_path, capsy
 
 def test_a_failed_save_loses_nothing(photographs, weights, tmp_path, monkeypatch):
     """The folder cannot be written: the progress stays, and the same command is done at once."""
-    args = photographs, '--output', tmp_path / 'out', '--checkpoint', weights[1], '--target', .8, '--epochs', 1
+    args = [
+        photographs, '--output', tmp_path / 'out', '--checkpoint', weights[1], '--resolutions', 64, 48, '--target', .8,
+        '--epochs', 1]
 
     def fail(*args):
         raise OSError(28, 'No space left on device', str(tmp_path / 'out'))

@@ -45,11 +45,10 @@ def run(capsys, model_name):
     return run
 
 
-@pytest.fixture
-def photos(tmp_path):
+@pytest.fixture(scope='module')
+def photos(tmp_path_factory):
     """The example photographs, turned and mirrored: 96 images."""
-    folder = tmp_path / 'photos'
-    folder.mkdir()
+    folder = tmp_path_factory.mktemp('photos')
     for path in sorted(PHOTOS.glob('*.jpg')):
         image = Image.open(path).convert('RGB')
         for i in range(8):
@@ -66,12 +65,12 @@ def full_cost(name):
 
 
 def spent(model, folder):
-    """Average GFLOPs of a model on images, one by one."""
+    """Average GFLOPs of a model on images."""
     rows = timm_drnet.cost_table(model)
     load = image_loader(model)
     paths = sorted(folder.glob('*.png'))
     with torch.inference_mode():
-        choices = [int(model.predict_resolution(load(path)[None])) for path in paths]
+        choices = model.predict_resolution(torch.stack([load(path) for path in paths])).tolist()
     return sum(rows[j].total_flops for j in choices) / len(choices) / 1e9
 
 
@@ -157,13 +156,14 @@ def test_milliseconds(run, photos, monkeypatch, tmp_path):
     assert tuple(model.args.cost) == (20, 16, 10, 1)
     load = image_loader(model)
     with torch.inference_mode():
-        choices = [int(model.predict_resolution(load(path)[None])) for path in sorted(photos.glob('*.png'))]
+        choices = model.predict_resolution(torch.stack([load(path) for path in photos.glob('*.png')])).tolist()
     assert sum((20, 16, 10)[j] + 1 for j in choices) / len(choices) == pytest.approx(15.5, rel=0.01)
 
 
-def test_unreadable_images_are_named(run, photos):
-    (photos / 'broken.png').write_bytes(b'no image')
-    code, out, err = run(photos)
+def test_unreadable_images_are_named(run, photos, tmp_path):
+    shutil.copytree(photos, tmp_path / 'some')
+    (tmp_path / 'some' / 'broken.png').write_bytes(b'no image')
+    code, out, err = run(tmp_path / 'some')
     assert code == 1
     assert 'on 96 images' in out
     assert 'skipped' in err

@@ -62,6 +62,7 @@ def photographs(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path('/proc/self/stat').exists(), reason='needs /proc')
 def test_interrupted_run_is_completed_by_the_next(ray_here, arguments, checkpoint, photographs, tmp_path, capsys):
     out = tmp_path / 'out'
@@ -74,7 +75,7 @@ def test_interrupted_run_is_completed_by_the_next(ray_here, arguments, checkpoin
         [sys.executable, '-c', program, *command], start_new_session=True, text=True, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE)
     try:
-        while len(list(out.glob('*.parquet'))) < 2:
+        while len(list(out.glob('shard-*.parquet'))) < 2:
             assert process.poll() is None, process.communicate()
             time.sleep(0.01)
         rays = processes_below(process.pid)

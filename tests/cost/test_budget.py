@@ -189,10 +189,10 @@ def test_dial_goes_where_the_model_goes(model, tmp_path):
     torch.testing.assert_close(scripted(x), model(x), rtol=1e-4, atol=1e-5)
     traced = torch.fx.symbolic_trace(model)
     torch.testing.assert_close(traced(x), model(x), rtol=1e-4, atol=1e-5)
-    export_model(model, tmp_path / 'onnx', timm_drnet.cost_table(model))
-    runner = timm_drnet.OnnxDRNet(tmp_path / 'onnx')
-    assert runner.predict_resolution(x.numpy()).tolist() == choice.tolist()
-    assert runner.manifest['cost_weight'] == 1.5
+    export_model(model, tmp_path / 'torch', timm_drnet.cost_table(model), 'torch')
+    exported = timm_drnet.ExportedDRNet(tmp_path / 'torch')
+    assert torch.equal(exported.predict_resolution(x), choice)
+    assert exported.manifest['cost_weight'] == 1.5
     save_folder(model, tmp_path / 'saved')
     assert not (tmp_path / 'saved' / 'README.md').exists()
     loaded = timm.create_model(f'local-dir:{tmp_path / "saved"}', pretrained=True).eval()

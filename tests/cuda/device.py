@@ -4,10 +4,15 @@
 """
 
 import os
-import warnings
+import sys
+from pathlib import Path
 
 import pytest
 import torch
+
+sys.path.insert(0, str(Path(__file__).parents[2] / 'examples'))
+
+from on_cuda import host_waits
 
 DEVICE = torch.device(os.environ.get('DRNET_TEST_DEVICE', 'cuda'))
 
@@ -30,12 +35,4 @@ def waits_of(run, waits):
         with waits:
             run()
         return [name for name in waits.seen.elements() if name != '_to_copy']  # there, autocast's
-    torch.cuda.synchronize()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter('always')
-        torch.cuda.set_sync_debug_mode('warn')
-        try:
-            run()
-        finally:
-            torch.cuda.set_sync_debug_mode('default')
-    return [f'{w.filename}:{w.lineno}' for w in caught if 'called a synchronizing CUDA operation' in str(w.message)]
+    return host_waits(run)

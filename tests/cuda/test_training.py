@@ -6,10 +6,10 @@ import pytest
 import torch
 import torch.distributed as dist
 from device import DEVICE, needs_card, waits_of
+from on_cuda import make_update
 from processes import on_ranks
 from timm.layers import convert_sync_batchnorm
 from timm.task import ClassificationTask
-from timm.utils import NativeScaler
 from train.test_distributed import half_precision
 
 pytestmark = needs_card
@@ -32,31 +32,11 @@ def batch(images, n=12):
     return x, torch.arange(n, device=DEVICE) % 5
 
 
-def make_step(task, x, target, dtype):
-    """A function that makes one update, with a GradScaler in float16, and that scaler."""
-    model = task.trainable_module
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.01)
-    scaler = NativeScaler(device=DEVICE.type) if dtype == torch.float16 else None
-
-    def step():
-        optimizer.zero_grad()
-        with torch.autocast(DEVICE.type, dtype):
-            loss = task(x, target)['loss']
-        if scaler is None:
-            loss.backward()
-            optimizer.step()
-        else:
-            scaler(loss, optimizer)
-        return loss.detach()
-
-    return step, scaler
-
-
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 def test_trains_in_half_precision(task, images, dtype):
     model = task.trainable_module
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    step, scaler = make_step(task, *batch(images), dtype)
+    step, scaler = make_update(task, *batch(images), dtype)
     losses = torch.stack([step() for _ in range(8)])
     assert losses.dtype == torch.float32
     assert losses.isfinite().all()
@@ -69,7 +49,7 @@ def test_trains_in_half_precision(task, images, dtype):
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 def test_step_waits_for_its_routing_and_the_scaler_alone(task, images, waits, dtype):
-    step, scaler = make_step(task, *batch(images), dtype)
+    step, scaler = make_update(task, *batch(images), dtype)
     step()
     found = waits_of(step, waits)
     routing = 0 if task.trainable_module.args.trains_at_all else 1

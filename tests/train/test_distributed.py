@@ -139,26 +139,31 @@ CASES = {
 }
 
 
-def all_gradients(rank, world_size):
-    """`gradients` of every case, in processes that live on: those of torch.compile and of SyncBatchNorm come last."""
-    return {name: gradients(rank, world_size, case) for name, case in CASES.items()}
+# What two ranks do without three: each kind of step once.
+QUICK = (
+    'accumulation, each rank its own resolution', 'checkpointing', 'at all resolutions, accumulation', 'pretrain',
+    'shared norms', 'sync-bn', 'sync-bn, a resolution that nobody has')
+
+
+def all_gradients(rank, world_size, names):
+    """`gradients` of cases, in processes that live on: those of torch.compile and of SyncBatchNorm come last."""
+    return {name: gradients(rank, world_size, CASES[name]) for name in names}
 
 
 @pytest.fixture(scope='module')
-def alone(tmp_path_factory):
-    """What one process gets."""
-    return on_ranks(all_gradients, 1, tmp_path_factory.mktemp('alone'))[0]
+def results(request, tmp_path_factory):
+    """What one process gets, and what each of several gets."""
+    world_size, names = {'two ranks': (2, QUICK), 'three ranks': (3, tuple(CASES))}[request.param]
+    [alone], together = (
+        on_ranks(all_gradients, number, tmp_path_factory.mktemp('ranks'), names) for number in (1, world_size))
+    return alone, together
 
 
-@pytest.fixture(scope='module', params=[2, pytest.param(3, marks=pytest.mark.slow)], ids=['two ranks', 'three ranks'])
-def together(request, tmp_path_factory):
-    """What each of several gets."""
-    return on_ranks(all_gradients, request.param, tmp_path_factory.mktemp('together'))
-
-
-@pytest.mark.parametrize('name', CASES)
-def test_gradients_are_those_of_one_process(name, alone, together):
-    alone, ranks = alone[name], [rank[name] for rank in together]
+@pytest.mark.parametrize(('results', 'name'), [
+    *(('two ranks', name) for name in QUICK),
+    *(pytest.param('three ranks', name, marks=pytest.mark.slow) for name in CASES)], indirect=['results'])
+def test_gradients_are_those_of_one_process(name, results):
+    alone, ranks = results[0][name], [rank[name] for rank in results[1]]
     torch.testing.assert_close(torch.stack([losses for losses, _, _ in ranks]).mean(dim=0), alone[0])
     for _, grads, _ in ranks:
         assert grads.keys() == alone[1].keys()
@@ -229,7 +234,7 @@ def training(rank, world_size, kwargs, sync, pieces, reduce):
     task.setup_ema(decay=0.9)
     task.prepare_distributed(broadcast_buffers=False)
     torch.manual_seed(100 + rank)
-    for step in range(6):
+    for step in range(3):
         optimizer.zero_grad()
         for piece in range(pieces):
             x, target = torch.randn(4, 3, 64, 64).double(), torch.randint(5, (4,))
@@ -303,9 +308,10 @@ def test_ranks_understand_each_other_in_half_precision(tmp_path):
         torch.testing.assert_close(value, second[name], msg=f'{name}: {{}}'.format)
 
 
-def test_norms_of_a_resolution_that_nobody_has_are_left_alone(together):
+@pytest.mark.parametrize('results', ['two ranks'], indirect=True)
+def test_norms_of_a_resolution_that_nobody_has_are_left_alone(results):
     start = dict(make_task().trainable_module.named_buffers())
-    for rank in together:
+    for rank in results[1]:
         for name, value in rank['sync-bn, a resolution that nobody has'][2].items():
             if '.norms.' in name:
                 assert torch.equal(value, start[name]) == ('.norms.2.' in name), name

@@ -20,19 +20,24 @@ from training_program import STEPS, make_model, train
 from timm_drnet.cli import main
 from timm_drnet.train.resume import CheckpointError, check_checkpoint, last_checkpoint
 
-EPOCHS = 60  # more than the twenty get through before they are killed
+EPOCHS = 12
+MANY = 60  # more than the twenty get through before they are killed
 KILLS = 20
 
 
-@pytest.fixture(scope='module')
-def uninterrupted(tmp_path_factory):
-    """Folder of a run that nobody killed."""
-    folder = tmp_path_factory.mktemp('uninterrupted')
-    process = CONTEXT.Process(target=train, args=(folder, EPOCHS))
+def run_through(folder, epochs):
+    """A run that nobody kills."""
+    process = CONTEXT.Process(target=train, args=(folder, epochs))
     process.start()
     process.join(timeout=300)
     assert process.exitcode == 0
     return folder
+
+
+@pytest.fixture(scope='module')
+def uninterrupted(tmp_path_factory):
+    """Folder of such a run."""
+    return run_through(tmp_path_factory.mktemp('uninterrupted'), EPOCHS)
 
 
 def read_steps(folder):
@@ -78,11 +83,12 @@ def wait_for_steps(folder, number, process):
 
 
 @pytest.mark.slow
-def test_run_killed_twenty_times_ends_as_one_that_was_not(uninterrupted, tmp_path):
+def test_run_killed_twenty_times_ends_as_one_that_was_not(tmp_path_factory, tmp_path):
+    uninterrupted = run_through(tmp_path_factory.mktemp('many'), MANY)
     chance, steps, kills = random.Random(0), 0, 0
     while True:
         found = last_checkpoint(tmp_path)
-        process = CONTEXT.Process(target=train, args=(tmp_path, EPOCHS, found and found.path))
+        process = CONTEXT.Process(target=train, args=(tmp_path, MANY, found and found.path))
         process.start()
         if kills == KILLS:
             process.join(timeout=300)
@@ -98,7 +104,7 @@ def test_run_killed_twenty_times_ends_as_one_that_was_not(uninterrupted, tmp_pat
 
     # The last report of each step is the one that counted. Learning rates and their order are those of the schedule.
     reported, expected = read_steps(tmp_path), read_steps(uninterrupted)
-    assert [(e, s) for e, s, _ in expected] == list(itertools.product(range(EPOCHS), range(STEPS)))
+    assert [(e, s) for e, s, _ in expected] == list(itertools.product(range(MANY), range(STEPS)))
     assert len(reported) > len(expected)  # steps were repeated, so the kills did lose some
     assert {(e, s): rates for e, s, rates in reported} == {(e, s): rates for e, s, rates in expected}
 
@@ -106,7 +112,7 @@ def test_run_killed_twenty_times_ends_as_one_that_was_not(uninterrupted, tmp_pat
     for key in ('epoch', 'state_dict', 'state_dict_ema', 'optimizer'):
         assert_same(one[key], other[key], key)
     assert any(key.startswith('predictor.') for key in one['state_dict'])
-    assert one['epoch'] == EPOCHS - 1
+    assert one['epoch'] == MANY - 1
 
 
 def test_uninterrupted_run_moves_what_it_is_compared_by(uninterrupted):
@@ -169,8 +175,8 @@ def test_run_killed_while_it_saves(uninterrupted, tmp_path, moment, name, epochs
 
 @pytest.fixture
 def run(uninterrupted, tmp_path):
-    """Folder with copies: the last checkpoint, of 60 epochs, and the one before."""
-    for name in ('last', 'checkpoint-58'):
+    """Folder with copies: the last checkpoint, of 12 epochs, and the one before."""
+    for name in ('last', 'checkpoint-10'):
         shutil.copy(uninterrupted / f'{name}.pth.tar', tmp_path)
     return tmp_path
 
@@ -213,9 +219,9 @@ def test_damaged_checkpoint_is_refused_and_the_last_good_one_named(run, damage):
         with pytest.raises(CheckpointError) as caught:
             load(task, str(last))
         assert str(caught.value).startswith(f'{last} is damaged (')
-        assert f'the last good one is {run / "checkpoint-58.pth.tar"}, after 59 epochs' in str(caught.value)
+        assert f'the last good one is {run / "checkpoint-10.pth.tar"}, after 11 epochs' in str(caught.value)
     assert_same(dict(task.trainable_module.state_dict()), before)
-    assert resume_task_checkpoint(task, str(run / 'checkpoint-58.pth.tar'), optimizer, log_info=False) == 59
+    assert resume_task_checkpoint(task, str(run / 'checkpoint-10.pth.tar'), optimizer, log_info=False) == 11
 
 
 def test_nothing_good_is_left(run):
@@ -275,8 +281,8 @@ def test_other_models_are_resumed_as_without_this_package(tmp_path):
 
 
 def test_recovery_checkpoint_is_no_end_of_an_epoch(run):
-    (run / 'last.pth.tar').rename(run / 'recovery-59-5.pth.tar')
-    assert last_checkpoint(run).path.name == 'checkpoint-58.pth.tar'
+    (run / 'last.pth.tar').rename(run / 'recovery-11-5.pth.tar')
+    assert last_checkpoint(run).path.name == 'checkpoint-10.pth.tar'
 
 
 def test_command_prints_the_path(run, capsys):
@@ -284,7 +290,7 @@ def test_command_prints_the_path(run, capsys):
     assert capsys.readouterr().out == f'{run / "last.pth.tar"}\n'
     flip_a_weight(run / 'last.pth.tar')
     assert main(['last-checkpoint', str(run)]) == 0
-    assert capsys.readouterr().out == f'{run / "checkpoint-58.pth.tar"}\n'
+    assert capsys.readouterr().out == f'{run / "checkpoint-10.pth.tar"}\n'
 
 
 @pytest.mark.parametrize(('folder', 'message'), [
