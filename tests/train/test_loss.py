@@ -149,6 +149,15 @@ def costs_of(model):
     return [row.backbone_flops / 1e9 for row in timm_drnet.cost_table(model)]
 
 
+def assert_same_step(model, result, grads, predictor, total):
+    """The loss and all gradients are those of a reference."""
+    assert result['loss'].item() == pytest.approx(total, rel=1e-5)
+    assert_backbone_grads(model, grads)
+    for name, p in model.predictor.named_parameters():
+        torch.testing.assert_close(p.grad, predictor[name].grad, rtol=2e-4, atol=1e-7)
+    assert any(p.grad.abs().max() > 1e-6 for p in model.predictor.parameters())
+
+
 @pytest.mark.parametrize(('criterion', 'seed'), [*zip(CRITERIA, itertools.cycle([0, 3])), ('cross-entropy', 3)])
 def test_joint_gradients_are_those_of_cross_entropy_plus_flops_loss(criterion, seed):
     loss_fn, to_target = CRITERIA[criterion]
@@ -164,11 +173,7 @@ def test_joint_gradients_are_those_of_cross_entropy_plus_flops_loss(criterion, s
     result = ClassificationTask(model, loss_fn)(x, to_target(target))
     result['loss'].backward()
 
-    assert result['loss'].item() == pytest.approx(total, rel=1e-5)
-    assert_backbone_grads(model, grads)
-    for name, p in model.predictor.named_parameters():
-        torch.testing.assert_close(p.grad, predictor[name].grad, rtol=2e-4, atol=1e-7)
-    assert any(p.grad.abs().max() > 1e-6 for p in model.predictor.parameters())
+    assert_same_step(model, result, grads, predictor, total)
 
 
 def test_expected_loss_by_enumeration():
@@ -230,11 +235,7 @@ def test_joint_gradients_at_all_resolutions(criterion, share):
     result = ClassificationTask(model, loss_fn)(x, to_target(target))
     result['loss'].backward()
 
-    assert result['loss'].item() == pytest.approx(total, rel=1e-5)
-    assert_backbone_grads(model, grads)
-    for name, p in model.predictor.named_parameters():
-        torch.testing.assert_close(p.grad, predictor[name].grad, rtol=2e-4, atol=1e-7)
-    assert any(p.grad.abs().max() > 1e-6 for p in model.predictor.parameters())
+    assert_same_step(model, result, grads, predictor, total)
 
 
 def test_every_norm_is_kept_fresh_at_all_resolutions(caplog):
