@@ -319,6 +319,7 @@ def test_summary_of_a_resumed_training(tmp_path):
 # Runs.
 
 
+@pytest.mark.slow
 def test_run_killed_in_the_middle_goes_on(tmp_path, start, capfd):
     """One whole life: killed, resumed, measured, asked again, changed."""
     hanging = tmp_path / 'work' / 'small' / 'seed0' / 'backbone' / 'hanging'

@@ -95,6 +95,7 @@ class Killer(threading.Thread):
         return found
 
 
+@pytest.mark.slow
 def test_killed_worker_loses_and_changes_nothing(ray_here, model, photographs, expected, tmp_path):
     out = tmp_path / 'out'
     killer = Killer(out)

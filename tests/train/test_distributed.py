@@ -253,10 +253,10 @@ def training(rank, world_size, kwargs, sync, pieces, reduce):
 
 @pytest.mark.parametrize(('kwargs', 'sync', 'pieces', 'reduce'), [
     ({}, False, 1, True),
-    ({}, False, 1, False),
-    ({}, False, 2, True),
+    pytest.param({}, False, 1, False, marks=pytest.mark.slow),
+    pytest.param({}, False, 2, True, marks=pytest.mark.slow),
     ({}, True, 1, True),
-    ({'joint_resolutions': 'all'}, False, 1, True),
+    pytest.param({'joint_resolutions': 'all'}, False, 1, True, marks=pytest.mark.slow),
     ({'stage': 'pretrain'}, False, 1, True),
 ], ids=['reduce', 'broadcast', 'accumulation', 'sync-bn', 'all', 'pretrain'])
 def test_ranks_stay_equal_to_the_last_bit(tmp_path, kwargs, sync, pieces, reduce):
