@@ -104,8 +104,9 @@ def adapt(
         OSError: If there are no photographs.
 
     Example:
-        >>> found = timm_drnet.adapt('efficientnet_lite0', 'photographs')  # doctest: +SKIP
-        >>> found.verdict.sentence, found.time_ratio  # doctest: +SKIP
+        Examples:
+            >>> found = timm_drnet.adapt('efficientnet_lite0', 'photographs')  # doctest: +SKIP
+            >>> found.verdict.sentence, found.time_ratio  # doctest: +SKIP
     """
     settings = Settings(target, epochs, workers=workers, seed=seed)
     if not isinstance(backbone, str) and kwargs:
@@ -147,8 +148,9 @@ def drnet_to_adapt(
 def default_resolutions(side: int) -> tuple[int, ...]:
     """Candidates for a backbone of some size: 1, 6/7, 5/7 and 4/7 of it, in steps of 8 pixels.
 
-    >>> default_resolutions(224)
-    (224, 192, 160, 128)
+    Examples:
+        >>> default_resolutions(224)
+        (224, 192, 160, 128)
     """
     return (side, *(8 * round(side * sevenths / 56) for sevenths in (6, 5, 4)))
 

@@ -52,7 +52,8 @@ def _as_json(name: str, report: BulkReport) -> dict[str, Any]:
 
 def _summary(name: str, model: DRNet, report: BulkReport) -> list[str]:
     readable = report.images - report.unreadable
-    lines = [f'{name}: {report.images:,} images in {report.shards:,} shards, {report.folder}']
+    lines = [f'{name}: {report.images:,} images in {report.shards:,} {"shard" if report.shards == 1 else "shards"},'
+             f' {report.folder}']
     if readable:
         largest = cost_table(model)[0].backbone_flops / 1e9 * readable
         shares = ', '.join(f'{100 * n / readable:.1f} % at {r} px' for r, n in report.counts.items())
@@ -75,6 +76,6 @@ def _tell_unreadable(report: BulkReport) -> int:
         place = path if row is None else f'{path}, row {row}'
         tell('classify', f'{place}: {reason}')
     if report.unreadable > _NAMED:
-        tell('classify', f'... and {report.unreadable - _NAMED} more')
-    tell('classify', f'{report.unreadable} of {report.images} images are unreadable; the column error says why')
+        tell('classify', f'... and {report.unreadable - _NAMED:,} more')
+    tell('classify', f'{report.unreadable:,} of {report.images:,} images are unreadable; the column error says why')
     return 1
