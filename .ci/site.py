@@ -23,8 +23,11 @@ def on_config(config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Let links that leave docs/ lead to the repository."""
-    return to_repository(markdown, r'\.\./')
+    """Let links that leave docs/ lead to the repository, and keep numbers in tables in one line."""
+    def unbroken(row: re.Match[str]) -> str:
+        return re.sub(' (?=[±%])|(?<=±) ', '\N{NO-BREAK SPACE}', row[0])
+
+    return to_repository(re.sub(r'^\|.*$', unbroken, markdown, flags=re.MULTILINE), r'\.\./')
 
 
 def to_repository(markdown: str, relative: str) -> str:

@@ -171,6 +171,12 @@ def test_the_api_is_that_of_the_package():
     assert {*re.findall('^::: timm_drnet.(.*)$', text, flags=re.MULTILINE)} == {*timm_drnet.__all__} - {'__version__'}
 
 
+def test_examples_in_docstrings_have_a_heading():
+    # without one the site shows them as quotations
+    for path in (ROOT / 'timm_drnet').rglob('*.py'):
+        assert not re.search(r'\n\n *>>>', path.read_text(encoding='utf-8')), path
+
+
 def test_equations_stand_where_the_table_says():
     table = (ROOT / 'docs/equations.md').read_text(encoding='utf-8').partition('\n## ')[0]
     rows = re.findall(r'^\| (.*?) \| .* \| (.*?) \|$', table, flags=re.MULTILINE)

@@ -82,11 +82,12 @@ class DRNet(core.drnet.DRNet):
         Raises:
             ValueError: If x is not a batch of square images, or the predictor's scores are not finite.
 
-        >>> import timm, timm_drnet
-        >>> model = timm.create_model(timm_drnet.DEFAULT_MODEL, pretrained=True).eval()
-        >>> logits, choice = model.classify(torch.zeros(1, 3, 224, 224))
-        >>> [model.resolutions[j] for j in choice]  # grey says nothing, so it goes on to the largest
-        [224]
+        Examples:
+            >>> import timm, timm_drnet
+            >>> model = timm.create_model(timm_drnet.DEFAULT_MODEL, pretrained=True).eval()
+            >>> logits, choice = model.classify(torch.zeros(1, 3, 224, 224))
+            >>> [model.resolutions[j] for j in choice]  # grey says nothing, so it goes on to the largest
+            [224]
         """
         if self.args.router == 'cascade' and self.num_classes:
             check_images(x)
@@ -153,12 +154,13 @@ class DRNet(core.drnet.DRNet):
         Raises:
             ValueError: If no position meets the target within 1 %, or there are no images. The model is as it was.
 
-        >>> import timm_drnet
-        >>> model = timm_drnet.create_drnet('resnet10t', resolutions=(64, 48), router='cascade').eval()
-        >>> full = timm_drnet.cost_table(model)[0].backbone_flops / 1e9
-        >>> budget = model.set_budget(0.8 * full, [torch.randn(100, 3, 64, 64)])
-        >>> round(budget.chosen.cost / full, 2)
-        0.8
+        Examples:
+            >>> import timm_drnet
+            >>> model = timm_drnet.create_drnet('resnet10t', resolutions=(64, 48), router='cascade').eval()
+            >>> full = timm_drnet.cost_table(model)[0].backbone_flops / 1e9
+            >>> budget = model.set_budget(0.8 * full, [torch.randn(100, 3, 64, 64)])
+            >>> round(budget.chosen.cost / full, 2)
+            0.8
         """
         return set_budget(self, target, batches)
 

@@ -103,7 +103,7 @@ def adapt(
         ValueError: If an argument is out of range, the target cannot be reached, or the backbone has no BatchNorm.
         OSError: If there are no photographs.
 
-    Example:
+    Examples:
         >>> found = timm_drnet.adapt('efficientnet_lite0', 'photographs')  # doctest: +SKIP
         >>> found.verdict.sentence, found.time_ratio  # doctest: +SKIP
     """
@@ -147,8 +147,9 @@ def drnet_to_adapt(
 def default_resolutions(side: int) -> tuple[int, ...]:
     """Candidates for a backbone of some size: 1, 6/7, 5/7 and 4/7 of it, in steps of 8 pixels.
 
-    >>> default_resolutions(224)
-    (224, 192, 160, 128)
+    Examples:
+        >>> default_resolutions(224)
+        (224, 192, 160, 128)
     """
     return (side, *(8 * round(side * sevenths / 56) for sevenths in (6, 5, 4)))
 

@@ -30,8 +30,9 @@ def printable(text: str) -> str:
     Returns:
         One line, without anything that could act on the terminal.
 
-    >>> print(printable('holiday\x1b[2J\n.jpg'))
-    holiday\x1b[2J\n.jpg
+    Examples:
+        >>> print(printable('holiday\x1b[2J\n.jpg'))
+        holiday\x1b[2J\n.jpg
     """
     from ..data import pixels  # needs Pillow and NumPy, which --help can do without
 
@@ -67,11 +68,12 @@ def table(columns: Sequence[Column], rows: Iterable[Sequence[str | float | None]
     Returns:
         Its lines, the headings first.
 
-    >>> for line in table([Column('resolution', '.0f', 'px'), Column('kind')], [(64, 'small'), (224, None)]):
-    ...     print(line)
-    resolution  kind
-         64 px  small
-        224 px  -
+    Examples:
+        >>> for line in table([Column('resolution', '.0f', 'px'), Column('kind')], [(64, 'small'), (224, None)]):
+        ...     print(line)
+        resolution  kind
+             64 px  small
+            224 px  -
     """
     cells = [[column.title for column in columns]]
     cells += [[_cell(column, value) for column, value in zip(columns, row, strict=True)] for row in rows]

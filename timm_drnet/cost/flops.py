@@ -56,12 +56,13 @@ def cost_table(model: DRNet) -> tuple[CostRow, ...]:
     Raises:
         ValueError: If the model is on the meta device.
 
-    >>> import timm, timm_drnet
-    >>> for row in timm_drnet.cost_table(timm.create_model('drnet_mobilenetv2')):
-    ...     print(row.resolution, row.backbone_flops, f'{row.fraction:.3f}')
-    224 300774272 1.000
-    196 259955264 0.864
-    168 188942096 0.628
+    Examples:
+        >>> import timm, timm_drnet
+        >>> for row in timm_drnet.cost_table(timm.create_model('drnet_mobilenetv2')):
+        ...     print(row.resolution, row.backbone_flops, f'{row.fraction:.3f}')
+        224 300774272 1.000
+        196 259955264 0.864
+        168 188942096 0.628
     """
     key = (model.args, *sorted((n, tuple(p.shape)) for n, p in model.named_parameters()))
     kept = model.__dict__.get('_cost_table')

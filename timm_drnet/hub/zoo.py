@@ -59,11 +59,12 @@ def create_drnet(backbone: str, pretrained: bool = False, **kwargs: Any) -> DRNe
     Raises:
         ValueError: If the backbone has no BatchNorm.
 
-    >>> import timm_drnet, torch
-    >>> model = timm_drnet.create_drnet('resnet10t', resolutions=(64, 48), router='cascade', num_classes=5).eval()
-    >>> logits, choice = model.classify(torch.zeros(2, 3, 64, 64))
-    >>> logits.shape, choice.shape
-    (torch.Size([2, 5]), torch.Size([2]))
+    Examples:
+        >>> import timm_drnet, torch
+        >>> model = timm_drnet.create_drnet('resnet10t', resolutions=(64, 48), router='cascade', num_classes=5).eval()
+        >>> logits, choice = model.classify(torch.zeros(2, 3, 64, 64))
+        >>> logits.shape, choice.shape
+        (torch.Size([2, 5]), torch.Size([2]))
     """
     return timm.create_model('drnet', pretrained=pretrained, backbone=backbone, **kwargs)  # type: ignore[return-value]
 

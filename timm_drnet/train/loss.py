@@ -64,11 +64,12 @@ def training_loss(
         RuntimeError: If the model's last forward was not in training mode, or its loss was taken already.
         ValueError: If the model's wrapper would look for unused parameters where it cannot find them.
 
-    >>> import timm_drnet
-    >>> model = timm_drnet.create_drnet('resnet10t', resolutions=(64, 48), num_classes=5, stage='pretrain').train()
-    >>> images, target = torch.randn(4, 3, 64, 64), torch.tensor([0, 1, 2, 3])
-    >>> loss = timm_drnet.training_loss(model, torch.nn.CrossEntropyLoss(), model(images), target)
-    >>> loss.backward()
+    Examples:
+        >>> import timm_drnet
+        >>> model = timm_drnet.create_drnet('resnet10t', resolutions=(64, 48), num_classes=5, stage='pretrain').train()
+        >>> images, target = torch.randn(4, 3, 64, 64), torch.tensor([0, 1, 2, 3])
+        >>> loss = timm_drnet.training_loss(model, torch.nn.CrossEntropyLoss(), model(images), target)
+        >>> loss.backward()
     """
     drnet = unwrap_model(model)
     if not isinstance(drnet, DRNet):
