@@ -133,7 +133,7 @@ def distributions(requirements: list[str]) -> set[str]:
 def third_party(modules: Iterable[str], at_import: bool) -> set[str]:
     """Packages that modules import, when they are imported themselves or at all."""
     roots = {name.partition('.')[0] for module in modules for name in imports(module, at_import=at_import)}
-    beside_an_export = {'arrays', 'manifest', 'pixels', 'runtimes'}
+    beside_an_export = {'arrays', 'manifest', 'pixels', 'preprocessing', 'runtimes'}
     return roots - sys.stdlib_module_names - {'timm_drnet'} - beside_an_export
 
 

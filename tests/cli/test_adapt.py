@@ -106,7 +106,7 @@ def test_a_failed_save_loses_nothing(photographs, weights, tmp_path, monkeypatch
     (['{data}', '--checkpoint', '{data}/000.png'], r'--checkpoint .*000\.png: not a checkpoint'),
     (['{data}', '--checkpoint', '{weights}', '--resolutions', '48', '64'], 'Invalid resolutions'),
     (['{data}/none', '--checkpoint', '{weights}'], 'none: no such file or folder'),
-    (['{data}', '--checkpoint', '{weights}', '--limit', '20'], 'Too few images: 10 are held out'),
+    (['{data}', '--checkpoint', '{weights}', '--limit', '20'], 'Too few images: 10 to set the dial .* epochs=0'),
     (['{data}', '--checkpoint', '{weights}', '--num-classes', '7'], 'fc.weight is .* the weights are those of another'),
     (['{data}', '--checkpoint', '{weights}', '--target', '.1'], 'Invalid target 0.1: the smallest resolution alone'),
     (['{data}', '--checkpoint', '{weights}', '--labels', '{data}/000.png'], '--labels .*000.png'),

@@ -68,7 +68,7 @@ def test_times_are_medians_of_whole_ways(cascade, monkeypatch, thresholds):
         clock[0] += cascade.resolutions[j] * (1 + 9 * (calls[0] % 9 == 0))
         return torch.randn(len(x), 5)
 
-    monkeypatch.setattr('timm_drnet.evaluate.bench.time', SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr('timm_drnet.deploy.stopwatch.time', SimpleNamespace(perf_counter=lambda: clock[0]))
     monkeypatch.setattr(module, '_fast', lambda model: SimpleNamespace(forward_at=forward_at))
     monkeypatch.setattr(cascade, 'args', dataclasses.replace(cascade.args, thresholds=thresholds))
     times = Network(cascade).look(PHOTOS[0]).times
@@ -85,7 +85,7 @@ def test_predictor_is_part_of_the_time(tiny, monkeypatch):
 
     engine = SimpleNamespace(
         predict_resolution=lambda x: take(10), forward_at=lambda x, j: take(tiny.resolutions[j]))
-    monkeypatch.setattr('timm_drnet.evaluate.bench.time', SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr('timm_drnet.deploy.stopwatch.time', SimpleNamespace(perf_counter=lambda: clock[0]))
     monkeypatch.setattr(module, '_fast', lambda model: engine)
     times = Network(tiny).look(PHOTOS[0]).times
     assert times == module.Times((74e3, 58e3, 42e3), 64e3, steady=True)

@@ -90,7 +90,7 @@ def test_fastest_cut_is_where_an_image_takes_least(monkeypatch):
     module = Module()
     monkeypatch.setattr(  # a call costs 3, an image 1, and one beyond the fourth 5
         'timm_drnet.deploy.pieces.seconds_of',
-        lambda m, x: (3 + len(x) + 4 * max(0, len(x) - 4)) / 1e4)
+        lambda run, device: (3 + len(run.args[0]) + 4 * max(0, len(run.args[0]) - 4)) / 1e4)
     assert fastest_cut(module, torch.zeros(1, 3, 8, 8)) == 4
 
 
@@ -342,8 +342,8 @@ def test_cuts_are_measured_anew_after_a_move(tiny, images, monkeypatch):
 
 @pytest.mark.parametrize('faster', [torch.channels_last, torch.contiguous_format])
 def test_layout_is_measured_where_onednn_does_not_run(tiny, images, monkeypatch, faster):
-    def seconds(module, x):
-        conv = next(m for m in module.modules() if isinstance(m, FusedConv))
+    def seconds(run, device):
+        conv = next(m for m in run.func.modules() if isinstance(m, FusedConv))
         return 1.0 if conv.weight.is_contiguous(memory_format=faster) else 2.0
 
     monkeypatch.setattr(deployed_module, 'seconds_of', seconds)

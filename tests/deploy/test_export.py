@@ -13,7 +13,7 @@ from torch import nn
 
 import timm_drnet
 from timm_drnet.data import pixels
-from timm_drnet.deploy import arrays, export, onnx_runner, runtimes
+from timm_drnet.deploy import arrays, export, onnx_runner, preprocessing, runtimes
 from timm_drnet.deploy import manifest as manifest_module
 from timm_drnet.deploy.export import ExportError, check_target
 from timm_drnet.deploy.export import export_model as export_with_costs
@@ -36,8 +36,8 @@ def test_folder_of_onnx(make_tiny, shake, tmp_path):
     manifest = export_model(model, tmp_path / 'out', labels=list('abcde'), name='a name', license='mit')
     written = {path.name for path in (tmp_path / 'out').iterdir()}
     sources = {
-        'onnx_runner.py': onnx_runner, 'arrays.py': arrays, 'manifest.py': manifest_module, 'runtimes.py': runtimes,
-        'pixels.py': pixels}
+        'onnx_runner.py': onnx_runner, 'arrays.py': arrays, 'preprocessing.py': preprocessing,
+        'manifest.py': manifest_module, 'runtimes.py': runtimes, 'pixels.py': pixels}
     assert written == {'predictor.onnx', 'branch_64.onnx', 'branch_32.onnx', 'manifest.json', 'README.md', *sources}
     assert [path.name for path in tmp_path.iterdir()] == ['out']
     for name, module in sources.items():

@@ -24,7 +24,7 @@ import timm_drnet
 from timm_drnet.data import pixels
 from timm_drnet.data.pixels import UnreadableImageError, open_image
 from timm_drnet.data.reading import image_loader
-from timm_drnet.deploy import arrays, manifest, onnx_runner, runtimes
+from timm_drnet.deploy import arrays, manifest, onnx_runner, preprocessing, runtimes
 from timm_drnet.deploy.arrays import resize
 from timm_drnet.deploy.export import export_model
 from timm_drnet.deploy.manifest import InvalidExportError, manifest_digest
@@ -567,9 +567,10 @@ def test_harmed_folders_are_refused(copied, harm, told):
 
 @pytest.mark.parametrize(('module', 'others'), [
     (pixels, {'PIL', 'numpy'}), (manifest, {'PIL'}), (runtimes, {'numpy', 'onnxruntime', 'openvino'}),
-    (arrays, {'PIL', 'numpy', 'pixels', '..data'}),
+    (arrays, {'numpy'}), (preprocessing, {'PIL', 'numpy', 'arrays', 'pixels', '..data', '.arrays'}),
     (onnx_runner, {
-        'PIL', 'numpy', 'arrays', 'pixels', 'manifest', 'runtimes', '..data', '.arrays', '.manifest', '.'})])
+        'PIL', 'numpy', 'arrays', 'pixels', 'manifest', 'preprocessing', 'runtimes', '..data', '.arrays', '.manifest',
+        '.preprocessing', '.'})])
 def test_what_stands_beside_an_export_imports_little(module, others):
     tree = ast.parse(Path(module.__file__).read_text(encoding='utf-8'))
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}

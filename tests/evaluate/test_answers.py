@@ -8,9 +8,9 @@ import torch
 
 from timm_drnet.cost.costs import set_cost_weight
 from timm_drnet.cost.flops import cost_table
+from timm_drnet.deploy.pieces import forward_in_pieces, pieces
 from timm_drnet.evaluate.answers import choose, collect_answers
 from timm_drnet.evaluate.curve import all_budgets
-from timm_drnet.evaluate.pieces import forward_in_pieces, pieces
 
 
 @pytest.fixture

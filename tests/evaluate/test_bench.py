@@ -43,7 +43,7 @@ class Clockwork:
 def engine(monkeypatch):
     """The engine, by whose clock the benchmark measures."""
     engine = Clockwork()
-    monkeypatch.setattr('timm_drnet.evaluate.bench.time.perf_counter', lambda: engine.now)
+    monkeypatch.setattr('timm_drnet.deploy.stopwatch.time.perf_counter', lambda: engine.now)
     return engine
 
 

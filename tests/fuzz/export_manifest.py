@@ -10,8 +10,8 @@ from typing import Any
 
 from PIL import Image
 
-from timm_drnet.deploy.arrays import prepare
 from timm_drnet.deploy.manifest import FORMAT, MANIFEST, InvalidExportError, manifest_digest, read_file, read_manifest
+from timm_drnet.deploy.preprocessing import prepare
 
 MODULES = ['timm_drnet.deploy.manifest']
 """Whose branches guide the fuzzer."""

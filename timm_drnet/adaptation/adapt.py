@@ -181,7 +181,9 @@ def adapt_model(
     """
     _check(model)
     costs = measure_costs(model)
-    _check_reach(settings.target, costs, photographs.held_out)  # now, and not after all the work
+    tunes = settings.epochs > 0 or model.args.uses_predictor
+    _check_reach(  # now, and not after all the work
+        settings.target, costs, photographs.held_out if tunes else len(photographs.paths))
     progress = Progress(state, {
         **{name: value for name, value in asdict(settings).items() if name != 'workers'},
         'resolutions': list(model.resolutions), 'held_out': photographs.held_out,
@@ -259,8 +261,8 @@ def _check_reach(target: float, costs: Costs, images: int) -> None:
     least = math.ceil(0.5 / (TOLERANCE * target))  # one image more that goes on costs that much of the target
     if images < least:
         raise ValueError(
-            f'Too few images: {images} are held out, and a target of {target} within {100 * TOLERANCE:.0f} % needs'
-            f' {least}; give more images, or hold out more of them.')
+            f'Too few images: {images} to set the dial on, and a target of {target} within {100 * TOLERANCE:.0f} %'
+            f' needs {least}; give more images, hold out more of them, or use epochs=0, which sets it on all.')
 
 
 def _judge(model: DRNet, answers: Answers) -> Verdict | None:

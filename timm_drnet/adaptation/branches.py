@@ -11,7 +11,7 @@ import torch
 from ..cascade.climb import confidence
 from ..core.drnet import DRNet
 from ..deploy.eval_mode import evaluating
-from ..evaluate.pieces import forward_in_pieces
+from ..deploy.pieces import forward_in_pieces
 from .norms import State, estimate_statistics, get_state, mix_statistics, private_norms, set_state
 from .photographs import Photographs
 from .progress import Progress

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from ..core.drnet import DRNet
 from ..deploy.eval_mode import evaluating
-from ..evaluate.pieces import pieces
+from ..deploy.pieces import pieces
 from .norms import only_trainable
 
 _WARMUP = 5

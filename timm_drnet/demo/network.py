@@ -19,8 +19,8 @@ from ..cost.flops import cost_table
 from ..data.labels import labels_for
 from ..data.reading import Unreadable, data_config, image_loader, read_batches
 from ..deploy.deployed import DeployedDRNet
+from ..deploy.stopwatch import seconds_of
 from ..evaluate.answers import Answers, choose, collect_answers
-from ..evaluate.bench import seconds_of
 from ..evaluate.prediction import Prediction, Predictions
 from ..model import DRNet
 from .dial import Dial

@@ -6,6 +6,7 @@ speed costs: as many sets of them in memory as there are candidates.
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +18,8 @@ from ..core.norm import resize
 from ..core.routing import check_choices, check_images, check_index, route
 from .graph_capture import refuse_tracing
 from .onednn import FusedConv
-from .pieces import ROUNDS, cut_up, fastest_cut, random_images, seconds_of
+from .pieces import ROUNDS, cut_up, fastest_cut, random_images
+from .stopwatch import seconds_of
 
 _FILLING = 64  # images that keep an accelerator busy: with a few, the time is what it takes to start its kernels
 
@@ -251,8 +253,9 @@ class DeployedDRNet(nn.Module):
         x = self._images(8 if self._weight().is_cpu else _FILLING, self.resolutions[0])
         for layout in (torch.channels_last, torch.contiguous_format):
             self.to(memory_format=layout)
-            seconds_of(self.branches[0], x)  # the first run prepares what later ones find
-            seconds.append(min(seconds_of(self.branches[0], x) for _ in range(ROUNDS)))
+            run = partial(self.branches[0], x)
+            seconds_of(run, x.device)  # the first run prepares what later ones find
+            seconds.append(min(seconds_of(run, x.device) for _ in range(ROUNDS)))
         if seconds[0] < seconds[1]:
             self.to(memory_format=torch.channels_last)
 

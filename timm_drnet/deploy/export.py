@@ -38,7 +38,8 @@ from .priced_predictor import priced_predictor
 FORMATS = ('onnx', 'torch')
 
 _RUNNER = (
-    *(Path(__file__).with_name(f'{name}.py') for name in ('onnx_runner', 'arrays', 'manifest', 'runtimes')),
+    *(Path(__file__).with_name(f'{name}.py') for name in (
+        'onnx_runner', 'arrays', 'manifest', 'preprocessing', 'runtimes')),
     Path(pixels.__file__))
 """What is copied beside the ONNX files; nothing in it imports more than it needs to run them."""
 _SUFFIXES = {'onnx': '.onnx', 'torch': '.pt2'}

@@ -1,7 +1,7 @@
 """Run an exported DRNet with ONNX Runtime or OpenVINO, NumPy and Pillow alone.
 
 This file is part of timm-drnet, https://www.apache.org/licenses/LICENSE-2.0. ``timm-drnet export`` puts a copy of it
-beside the models that it writes, with the four files that it imports.
+beside the models that it writes, with the five files that it imports.
 
     python onnx_runner.py photo.jpg ...
 
@@ -33,13 +33,15 @@ if TYPE_CHECKING or __package__:
         printable,
     )
     from . import runtimes
-    from .arrays import Array, check_choices, check_images, confidence, prepare, resize
+    from .arrays import Array, check_choices, check_images, confidence, resize
     from .manifest import MANIFEST, InvalidExportError, read_file, read_manifest
+    from .preprocessing import prepare
 else:  # copied beside an export
     import runtimes
-    from arrays import Array, check_choices, check_images, confidence, prepare, resize
+    from arrays import Array, check_choices, check_images, confidence, resize
     from manifest import MANIFEST, InvalidExportError, read_file, read_manifest
     from pixels import REDUCING_GAP, UnreadableImageError, check_reducing_gap, first_line, ignore_warnings, printable
+    from preprocessing import prepare
 
 _MICRO_BATCH = 16
 """Images that a model gets at once; see `OnnxDRNet`."""

@@ -13,7 +13,7 @@ import torch
 from ..cascade.dial import stop
 from ..core.drnet import DRNet
 from ..deploy.eval_mode import evaluating
-from .pieces import forward_in_pieces
+from ..deploy.pieces import forward_in_pieces
 
 _MOST = 5  # classes of an answer
 

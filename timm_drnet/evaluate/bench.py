@@ -8,7 +8,6 @@ machine down for a while slows them all.
 import importlib.metadata
 import platform
 import statistics
-import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -22,6 +21,7 @@ import torch
 from ..cascade.climb import climb
 from ..core.routing import route
 from ..cost.flops import CostRow
+from ..deploy.stopwatch import seconds_of
 from .engines import Engine
 
 _DYNAMIC = 'dynamic'
@@ -265,17 +265,6 @@ def _shares(batches: Sequence[Batch], num_resolutions: int) -> tuple[float, ...]
         for j, n in enumerate(torch.bincount(batch.choice, minlength=num_resolutions).tolist()):
             total[j] += batch.weight * n
     return tuple(n / sum(total) for n in total)
-
-
-def seconds_of(run: Callable[[], object], device: torch.device) -> float:
-    """Seconds that a call takes, with all that it started on a device."""
-    if device.type == 'cuda':
-        torch.cuda.synchronize(device)
-    start = time.perf_counter()
-    run()
-    if device.type == 'cuda':
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
 
 
 def _percentiles(seconds: Sequence[Sequence[float]], weights: Sequence[float]) -> tuple[float, ...]:

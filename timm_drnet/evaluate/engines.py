@@ -6,8 +6,7 @@ side may cut its batch flatters that side.
 
 import contextlib
 import copy
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
@@ -18,6 +17,8 @@ from ..core.routing import route
 from ..cost.flops import cost_table
 from ..deploy.deployment import deploy
 from ..deploy.onnx_engine import ONNX_ENGINES, Exports, OnnxEngine
+from ..deploy.pieces import cut_up
+from ..deploy.stopwatch import seconds_of
 
 ENGINES = ('eager', 'deployed', 'deployed-bf16', 'compile', *ONNX_ENGINES)
 
@@ -106,12 +107,12 @@ class Pieces:
 
     def predict_resolution(self, x: torch.Tensor) -> torch.Tensor:
         """Choices, (B,) int64, of images, (B, C, S, S)."""
-        return torch.cat([self.model.predict_resolution(part) for part in _cut(x, self.predictor_piece)])
+        return torch.cat([self.model.predict_resolution(part) for part in cut_up(x, self.predictor_piece)])
 
     def forward_at(self, x: torch.Tensor, choice: int | torch.Tensor) -> torch.Tensor:
         """Logits, (B, num_classes), of images, (B, C, S, S), at a choice, or at one for each, (B,) int64."""
         if isinstance(choice, int):
-            return torch.cat([self.model.forward_at(part, choice) for part in _cut(x, self.pieces[choice])])
+            return torch.cat([self.model.forward_at(part, choice) for part in cut_up(x, self.pieces[choice])])
         return route(x, choice, len(self.resolutions), lambda j, part: self.forward_at(part, j))[0]
 
 
@@ -123,13 +124,7 @@ def _best_piece(run: Callable[[torch.Tensor], object], batch: torch.Tensor, roun
     best = dict.fromkeys(sizes, float('inf'))
     for repeat in range(1 + rounds):  # the first only warms up
         for size in sizes:
-            start = time.perf_counter()
-            run(batch[:size])
+            taken = seconds_of(partial(run, batch[:size]), batch.device)
             if repeat:
-                best[size] = min(best[size], (time.perf_counter() - start) / size)
+                best[size] = min(best[size], taken / size)
     return min(sizes, key=best.__getitem__)
-
-
-def _cut(x: torch.Tensor, size: int) -> Sequence[torch.Tensor]:
-    """Pieces of at most a size, and of sizes as even as can be: a small rest would run at a worse rate."""
-    return x.tensor_split(-(-len(x) // size))

@@ -12,7 +12,7 @@ from torch import nn
 
 from ..cost.costs import Costs, measure_costs
 from ..deploy.eval_mode import evaluating
-from ..evaluate.pieces import forward_in_pieces
+from ..deploy.pieces import forward_in_pieces
 from ..model import DRNet
 from .loss import flops_loss, predictor_loss
 

@@ -51,8 +51,6 @@ def prepare(source: Path, data: Path, work: Path) -> dict[str, int]:
 def plain_weights() -> dict[str, object]:
     """Those of the model that ships, for timm's tf_efficientnet_lite0."""
     start = timm.create_model(timm_drnet.DEFAULT_MODEL, pretrained=True)
-    found = {
-        name.removeprefix('backbone.').replace('.norms.0.', '.'): value.clone()
-        for name, value in start.state_dict().items() if '.norms.1.' not in name}
+    found = {name: value.clone() for name, value in start.branch(0).state_dict().items()}
     timm.create_model('tf_efficientnet_lite0').load_state_dict(found)  # or they would be those of another network
     return found
