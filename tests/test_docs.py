@@ -97,6 +97,12 @@ def test_links_of_pages_lead_somewhere(page):
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+def test_files_named_in_sentences_exist(page):
+    for named in re.findall(r'`((?:tests|examples|timm_drnet|docs)/[\w./-]+)`', page.read_text(encoding='utf-8')):
+        assert (ROOT / named).exists() or named.startswith('examples/routers/results'), named
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
 def test_commands_are_right_or_say_what_they_need(page, monkeypatch):
     unmarked = [words for block in blocks(page, 'sh') for words in commands(block)]
     for words in [words for block in blocks(page, 'sh', marked=True) for words in commands(block)]:

@@ -11,7 +11,7 @@ HEAD = """# Routers
 <!-- Written by examples/routers/compare.py report. Do not edit. -->
 
 What a cascade brings on plain ImageNet weights, untouched and adapted by `timm-drnet adapt`, on photographs of
-ImageNet's validation set that nothing was tuned on.
+ImageNet's validation set that no weight and no threshold was set on.
 
 - A router is worth its name where it lies above the **static line**: the backbone held at each size, joined by straight
   lines, which anyone gets by lots between two sizes. Differences are in points of top-1 at the cost that the cascade
@@ -29,7 +29,8 @@ ImageNet's validation set that nothing was tuned on.
 GLANCE = """## At a glance
 
 Points of top-1 above the static line at the cost that each row had. Untouched is with thresholds from the most
-photographs; adapted is what `adapt` ends with; tuned is its tuning kept in any case.
+photographs; adapted is what `adapt` ends with; tuned is its tuning kept in any case. Where `adapt` kept nothing that it
+tried, adapted is the untouched network with thresholds from the 300 photographs held out instead of all 1,000.
 
 | | plain | target | untouched, FLOPs | top-1 | above the static line | adapted | tuned | predictor on utilities |
 |---|---|---|---|---|---|---|---|---|

@@ -41,10 +41,11 @@ How to read the tables:
   backbone alone. But an epoch of the pretrain stage runs every image at every resolution, so it costs more. Accuracy is
   that after the last epoch; none was selected on the validation images.
 - Ours is the mean ± the standard deviation over seeds, and n their number; with one seed there is no deviation.
-- A claim *held* if the difference of the means has the right sign and is larger than its standard error, pooled over
-  both rows; it *did not hold* if that is so with the other sign; else the two are *not distinguishable*. One standard
-  error is a low bar: two equal rows would pass it in about one case of six. With one seed the error is that of the
-  validation images alone, which leaves out the luck of the seed, and the verdict says so.
+- In these tables a claim *held*, by a weaker rule than above, if the difference of the means has the right sign and is
+  larger than its standard error, pooled over both rows; it *did not hold* if that is so with the other sign; else the
+  two are *not distinguishable*. One standard error is a low bar: two equal rows would pass it in about one case of six.
+  With one seed the error is that of the validation images alone, which leaves out the luck of the seed, and the verdict
+  says so.
 - DRNets were measured by `timm-drnet validate`. A backbone alone was measured by `train.py`, on the same images.
 """
 
