@@ -12,6 +12,7 @@ from timm_drnet.adaptation.adapt import adapt, adapt_model, drnet_to_adapt
 from timm_drnet.adaptation.branches import Settings
 from timm_drnet.adaptation.norms import get_state, private_norms
 from timm_drnet.adaptation.photographs import find_photographs
+from timm_drnet.deploy.identity import weights_digest
 from timm_drnet.evaluate.answers import choose, collect_answers
 from timm_drnet.train.utility import utility_targets
 
@@ -158,6 +159,32 @@ def test_interruption(plain, photographs, tmp_path):
     assert sum('56 px: tuning' in line for line in lines) == 2  # neither epoch was done twice
 
 
+def test_weights_are_the_same_by_any_number_of_threads(plain):
+    """An interrupted adaptation may go on with others: sums of floating point would differ in their last digits."""
+    before, threads = weights_digest(plain), torch.get_num_threads()
+    try:
+        torch.set_num_threads(4)
+        assert weights_digest(plain) == before
+    finally:
+        torch.set_num_threads(threads)
+    weight = next(plain.parameters())
+    with torch.no_grad():
+        weight.view(-1)[:2] = weight.view(-1)[:2].flip(0)  # the sum stays
+    assert weights_digest(plain) != before
+
+
+def test_a_backbone_that_cannot_be_deployed_is_adapted_all_the_same(plain, folder, monkeypatch):
+    def deploy(self, **kwargs):
+        raise ValueError('torch.fx cannot follow this one')
+
+    monkeypatch.setattr(timm_drnet.DRNet, 'deploy', deploy)
+    lines = []
+    found = adapt(plain, folder, (64, 48), target=0.8, epochs=0, report=lines.append)
+    assert found.time_ratio is None
+    assert found.budget.chosen.cost
+    assert lines[-1] == 'no time was measured: torch.fx cannot follow this one'
+
+
 def test_progress_of_another_adaptation(plain, photographs, tmp_path):
     def interrupt(line):
         raise KeyboardInterrupt
@@ -229,6 +256,8 @@ def test_arguments_that_would_have_no_effect_are_refused(plain, folder):
         adapt(plain, folder, drop_rate=0.1)
     with pytest.raises(ValueError, match=r'Invalid resolutions \(64, 32\): the backbone is a DRNet already'):
         adapt(drnet_to_adapt(plain, (64, 48)), folder, (64, 32))
+    with pytest.raises(ValueError, match="Invalid router 'predictor': the backbone is a DRNet already, with a cascade"):
+        adapt(drnet_to_adapt(plain, (64, 48)), folder, router='predictor')
 
 
 def test_backbone_by_name(folder, monkeypatch):

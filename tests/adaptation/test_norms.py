@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from timm_drnet.adaptation.adapt import drnet_to_adapt
+from timm_drnet.adaptation.adapt import default_resolutions, drnet_to_adapt
 from timm_drnet.adaptation.norms import estimate_statistics, get_state, mix_statistics, private_norms
 from timm_drnet.adaptation.tuning import tune_norms
 
@@ -106,4 +106,5 @@ def test_too_few_images(model, images):
 
 def test_default_is_the_backbones(plain):
     assert drnet_to_adapt(plain).resolutions == (64, 56, 48, 40)
+    assert default_resolutions(32) == (32, 24, 16)  # 6/7 and 5/7 of it are the same
     assert timm.create_model('test_resnet').pretrained_cfg['input_size'][-1] != 64

@@ -68,6 +68,15 @@ def test_unreadable_files_are_skipped_and_named(folder, model, tmp_path):
     assert {path.name for path in found.unreadable} == {'0.png', '3.png', '6.png', '9.png'}
 
 
+def test_an_unreadable_photograph_does_not_take_its_batch_along(folder, model, tmp_path):
+    """Of 32 to tune on, in two batches, one is damaged."""
+    for i, path in enumerate(sorted(folder.rglob('*.png'))[:40]):
+        (tmp_path / f'{i:02d}.png').write_bytes(path.read_bytes())
+    found = find_photographs(tmp_path, 0.2, 1)
+    found.paths[20].write_bytes(b'no image')
+    assert sorted(map(len, found.views(model, seed=0, batch_size=16))) == [15, 16]
+
+
 @pytest.mark.parametrize(('held_out', 'limit', 'message'), [
     (0, None, 'Invalid held_out 0'), (1.0, None, 'Invalid held_out 1.0'), (0.3, 5, 'Too few images: 5 leave 2')])
 def test_bad_divisions(folder, held_out, limit, message):

@@ -13,6 +13,7 @@ from timm.task import ClassificationTask
 
 import timm_drnet
 from timm_drnet.cascade.rungs_alone import rungs_alone
+from timm_drnet.core.arguments import DRNetArgs
 from timm_drnet.cost.costs import measure_costs
 from timm_drnet.hub.checkpoints import checkpoint_filter_fn
 
@@ -141,6 +142,18 @@ def test_thresholds_that_are_none(make_tiny, thresholds):
         make_tiny(router='cascade', thresholds=thresholds)
 
 
+@pytest.mark.parametrize(('given', 'kept'), [((), (0.8,)), ([], (0.8,)), (0.0, (0.0,)), (None, (None,)), (0.5, (0.5,))])
+def test_one_threshold_may_stand_alone(given, kept):
+    assert DRNetArgs(resolutions=(64, 48), router='cascade', thresholds=given).thresholds == kept
+
+
+def test_one_class_is_always_certain(make_tiny, images):
+    model = make_tiny(router='cascade', num_classes=1).eval()
+    with pytest.raises(ValueError, match='two classes or more'):
+        model(images(2))
+    assert model.forward_at(images(2), 1).shape == (2, 1)
+
+
 def test_thresholds_of_a_predictor_are_refused(make_tiny):
     with pytest.raises(ValueError, match='Invalid thresholds'):
         make_tiny(thresholds=(0.5, 0.5))
@@ -168,8 +181,9 @@ def test_budget_is_met_without_labels(cascade):
     with pytest.raises(ValueError, match='Invalid target 1: .*reach'):
         model.set_budget(1.0, [x])
     assert model.args == before
-    model.set_budget(None)
-    assert model.args.thresholds == (0.8, 0.8)
+    with pytest.raises(ValueError, match='Invalid target None: the thresholds of a cascade are no part'):
+        model.set_budget(None)
+    assert model.args == before
 
 
 @pytest.mark.parametrize(('kept', 'sides'), [((0,), (64, 48)), ((1,), (64, 32)), ((), (64,)), ((0, 1), RESOLUTIONS)])

@@ -268,6 +268,20 @@ def test_forward_intermediates_are_those_of_the_largest_branch(tiny, make_plain,
     torch.testing.assert_close(levels, expected_levels)
 
 
+@pytest.mark.parametrize('batch', [4, 2])
+def test_maps_without_pooling_train_with_the_factor_of_their_own_image(make_tiny, images, batch):
+    """A map may be as high or wide as the batch is large, and a factor must not go along it."""
+    model = make_tiny(resolutions=(64,), tau=1.0)
+    model.reset_classifier(0, global_pool='')
+    model.train()
+    maps = model(images(batch))
+    assert maps.ndim == 4
+    assert 2 in maps.shape[2:]
+    (first,) = torch.autograd.grad(maps[0].sum(), model.take_step().h)
+    assert first[0].abs().sum() > 0
+    assert first[1:].abs().sum() == 0
+
+
 def test_outputs_without_pooling_cannot_be_batched(tiny, images):
     tiny.reset_classifier(0, '')
     with pytest.raises(ValueError, match='without global pooling'):

@@ -50,6 +50,17 @@ def test_medians_per_image(tiny, clock):
     assert clock == ([0, 4] * warm + [1, 4] * warm + [2, 4] * warm + ['predict'] * warm) * 9  # in turn
 
 
+def test_rungs_of_a_cascade_are_paid_for_and_no_predictor(make_tiny, clock):
+    model = make_tiny(router='cascade').eval()
+    rows = latency_table(model, batch_size=4, repeats=9)
+    assert [row.predictor_ms for row in rows] == [0, 0, 0]
+    assert [row.total_ms for row in rows] == pytest.approx([34, 14, 4])
+    assert 'predict' not in clock  # which climbs
+    assert latency_table(model.deploy(micro_batch=0), 4, 1)[0].total_ms > 0
+    model.args = replace(model.args, cost='latency')
+    assert measure_costs(model).predictor == 0
+
+
 def test_model_in_training_is_left_alone(tiny, clock):
     tiny.train()
     before = {k: v.clone() for k, v in tiny.state_dict().items()}

@@ -40,6 +40,12 @@ def test_from_the_fewest_flops_to_the_most(model, images):
     assert torch.allclose(model(x), logits, atol=1e-5)  # the copies have left nothing behind
 
 
+@pytest.mark.parametrize('router', ['predictor', 'cascade'])
+def test_one_resolution_is_no_choice(make_tiny, router):
+    with pytest.raises(ValueError, match='one resolution, 64 px, and chooses nothing'):
+        Dial(make_tiny(resolutions=(64,), router=router))
+
+
 def test_position_is_the_threshold_of_the_smallest_rung(make_cascade):
     model = make_cascade()
     for thresholds, own in (((0.9, None), 90), ((None, None), 100), ((0.6, 0.7), 70)):

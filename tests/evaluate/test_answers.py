@@ -56,6 +56,15 @@ def test_choices_are_those_of_the_model(make, images, kind, labelled):
     assert (answers.scores is None) == (kind in ('cascade', 'pretrain'))
 
 
+@pytest.mark.parametrize('kind', ['predictor', 'cascade'])
+@pytest.mark.parametrize(('batch', 'message'), [
+    (torch.zeros(2, 3, 64, 64, dtype=torch.uint8), 'Invalid input of type torch.uint8: use normalized images'),
+    (torch.zeros(2, 3, 64, 48), r'Invalid input of shape \(2, 3, 64, 48\)')])
+def test_what_is_no_batch_of_images_is_refused(make, kind, batch, message):
+    with pytest.raises(ValueError, match=message):
+        collect_answers(make(kind), [batch], only_scores=kind == 'predictor')
+
+
 def test_scores_alone(tiny, images):
     x = images(6)
     answers = collect_answers(tiny, x.split(4), only_scores=True)

@@ -117,6 +117,11 @@ def test_defaults(name, resolutions, predictor_size, size):
     assert resolve_model_data_config(model)['input_size'] == (3, size, size)
 
 
+def test_a_lone_resolution_of_the_model_that_ships_is_refused_by_name():
+    with pytest.raises(ValueError, match='Invalid resolutions 224'):
+        timm.create_model('drnet_efficientnet_lite0', resolutions=224)
+
+
 def test_create_drnet_is_the_registered_model():
     torch.manual_seed(0)
     one = timm_drnet.create_drnet('test_resnet', resolutions=(64, 48), num_classes=5)

@@ -4,6 +4,7 @@ import copy
 import itertools
 import math
 import re
+from dataclasses import replace
 
 import pytest
 import timm
@@ -451,9 +452,27 @@ def test_tasks_that_cannot_train_a_model_are_refused(kwargs):
             ClassificationTask(model, torch.nn.CrossEntropyLoss(), verbose=False)
 
 
+def test_costs_follow_the_arguments(caplog):
+    """Milliseconds in place of FLOPs, or another target, count from the next step on, with a warning of their own."""
+    model, criterion = make_model(alpha=1e-9, tau=0.01), torch.nn.CrossEntropyLoss()
+    x, target = make_batch()
+    for change in ({}, {'cost': (3.0, 2.0, 1.0, 0.1), 'alpha': 0.5}, {'alpha': 0.7}):
+        model.args = replace(model.args, eta=100.0, **change)
+        timm_drnet.training_loss(model, criterion, model(x), target)
+    warnings = [record.getMessage() for record in caplog.records if 'alpha' in record.getMessage()]
+    assert [message.partition(' ')[0] for message in warnings] == ['alpha=1e-09', 'alpha=0.5', 'alpha=0.7']
+    assert '1 to 3 ms' in warnings[2]
+
+
 def test_training_loss_refuses_what_it_cannot_complete():
     criterion = torch.nn.CrossEntropyLoss()
     x, target = make_batch()
+    for model, message in (
+            (make_model(distill=1.0), 'Invalid distill=1 where an image trains at one resolution'),
+            (convert_splitbn_model(make_model(), num_splits=2), 'Split norms')):
+        output = torch.zeros(6, 5)
+        with pytest.raises(ValueError, match=message):
+            timm_drnet.training_loss(model, criterion, output, target)
     with pytest.raises(TypeError, match='DRNet'):
         timm_drnet.training_loss(timm.create_model(BACKBONE), criterion, torch.zeros(6, 5), target)
     model = make_model().eval()

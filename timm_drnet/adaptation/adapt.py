@@ -16,6 +16,7 @@ from ..cost.costs import Costs, measure_costs
 from ..cost.dial import TOLERANCE
 from ..cost.flops import cost_table
 from ..cost.verdict import Verdict, judge
+from ..deploy.identity import weights_digest
 from ..evaluate.answers import Answers, choose, collect_answers
 from ..evaluate.budgets import Budget, budget_of, turn_to
 from ..hub.plain_backbone import drnet_from
@@ -50,9 +51,9 @@ class Adaptation:
     None if the dial left one resolution."""
     labelled: bool
     """Whether the labels are known."""
-    time_ratio: float
+    time_ratio: float | None
     """Time of a batch of 32 over that of the plain backbone at the largest resolution, both deployed, on this
-    machine."""
+    machine; None for a backbone that cannot be deployed."""
 
 
 def adapt(
@@ -84,7 +85,8 @@ def adapt(
         resolutions: Candidates in pixels, largest first; 1, 6/7, 5/7 and 4/7 of the backbone's own size by default.
             Those that do not pay are left out of the cascade.
         target: Average cost of an image, as a fraction of the backbone's.
-        router: ``cascade``, or ``predictor``, which learns how far each resolution's answer is from the largest's.
+        router: ``cascade``, or ``predictor``, which learns how far each resolution's answer is from the largest's; that
+            of the backbone, if this is a DRNet already, which is then changed in place.
         epochs: Of tuning, for each smaller resolution; 0 only sets the thresholds.
         held_out: The part of the photographs that is held out.
         limit: Take only so many photographs, drawn at random.
@@ -128,6 +130,10 @@ def drnet_to_adapt(
 ) -> DRNet:
     """The DRNet to adapt, as `adapt` makes it of a plain timm model; one that is a DRNet already stays as it is."""
     if isinstance(plain, DRNet):
+        if router != plain.args.router:
+            raise ValueError(
+                f'Invalid router {router!r}: the backbone is a DRNet already, with a {plain.args.router}; use that, or'
+                ' give the plain backbone.')
         if resolutions is not None and tuple(resolutions) != plain.resolutions:
             raise ValueError(
                 f'Invalid resolutions {tuple(resolutions)}: the backbone is a DRNet already, of {plain.resolutions};'
@@ -151,7 +157,7 @@ def default_resolutions(side: int) -> tuple[int, ...]:
         >>> default_resolutions(224)
         (224, 192, 160, 128)
     """
-    return (side, *(8 * round(side * sevenths / 56) for sevenths in (6, 5, 4)))
+    return tuple(dict.fromkeys((side, *(8 * round(side * sevenths / 56) for sevenths in (6, 5, 4)))))
 
 
 def adapt_model(
@@ -188,7 +194,7 @@ def adapt_model(
         **{name: value for name, value in asdict(settings).items() if name != 'workers'},
         'resolutions': list(model.resolutions), 'held_out': photographs.held_out,
         'images': _digest(str(path) for path in photographs.paths),
-        'weights': _digest(str(float(p.double().sum())) for p in model.state_dict().values())})
+        'weights': weights_digest(model)})
     branches = Branches(model, photographs, settings, costs.backbone, progress, report)
     trials = branches.adapt()
     tuned = any(trial.kept and trial.change for trial in trials)
@@ -210,25 +216,34 @@ def adapt_model(
         read_off=budget.images,
         verdict=_judge(model, answers),
         labelled=answers.labels is not None,
-        time_ratio=time_ratio(model, next(photographs.evaluation(model))),
+        time_ratio=time_ratio(model, next(photographs.evaluation(model)), report),
     )
 
 
 @torch.inference_mode()
-def time_ratio(model: DRNet, images: torch.Tensor) -> float:
+def time_ratio(
+        model: DRNet,
+        images: torch.Tensor,
+        report: Callable[[str], object] = lambda line: None,
+) -> float | None:
     """Time of a DRNet as it is used over that of its plain backbone at the largest resolution, both deployed.
 
     Args:
         model: The DRNet.
         images: A batch, (B, C, S, S); what it takes depends on where these images stop.
+        report: Called with why the model cannot be deployed, if it cannot.
 
     Returns:
-        The median over runs of both in turn.
+        The median over runs of both in turn; None if the model cannot be deployed.
     """
     from torch.utils.benchmark import Timer  # which looks for CUDA's compiler, and complains if it is not there
 
     weight = next(model.parameters())
-    deployed = model.deploy(micro_batch=8)  # as good as any for both sides, and measuring the best takes long
+    try:
+        deployed = model.deploy(micro_batch=8)  # as good as any for both sides, and measuring the best takes long
+    except (RuntimeError, ValueError) as error:  # of a backbone that torch.fx cannot follow: it is adapted all the same
+        report(f'no time was measured: {error}')
+        return None
     x = images.to(weight.device, weight.dtype)
     routed, plain = (
         Timer(statement, globals={'model': deployed, 'x': x}, num_threads=torch.get_num_threads())

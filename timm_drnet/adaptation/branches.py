@@ -29,20 +29,20 @@ class Settings:
     target: float = 0.75
     """Average cost to reach, as a fraction of the largest branch's, everything paid for."""
     epochs: int = 4
-    """Of tuning, for each smaller branch; 0 leaves their norms as they are."""
+    """Epochs of tuning for each smaller branch; 0 leaves their norms as they are."""
     predictor_epochs: int = 6
-    """Of training the predictor, if there is one."""
+    """Epochs of training the predictor, if there is one."""
     lr: float = 2e-3
-    """Of tuning."""
+    """Learning rate of the tuning."""
     batch_size: int = 32
     """Images in a batch."""
     workers: int = 0
     """Processes that read images."""
     seed: int = 42
-    """Of the views that are tuned on."""
+    """Seed of the views that are tuned on."""
 
     def __post_init__(self) -> None:
-        """Check them."""
+        """Check that every setting is in its range."""
         for name, valid, remedy in (
                 ('target', 0 < self.target <= 1, "a fraction of the largest resolution's cost, above 0 and up to 1"),
                 ('epochs', self.epochs >= 0, 'a whole number, 0 for no tuning'),

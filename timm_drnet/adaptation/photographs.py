@@ -81,8 +81,9 @@ class Photographs:
         files = self._files(
             self.paths[self.held_out:], model, seed, is_training=True, scale=(_SMALLEST_CROP, 1.0), color_jitter=0.0)
         order = random.Random(seed).sample(range(len(files)), len(files))
-        for images, _ in self._read(files, batch_size, workers, order):
-            if len(images) == batch_size:
+        whole = order[:len(order) // batch_size * batch_size]
+        for images, _ in self._read(files, batch_size, workers, whole):
+            if len(images) > 1:  # norms need two; unreadable files make a batch smaller, and the others count
                 yield images
 
     def _files(

@@ -26,7 +26,7 @@ class Progress:
         if path is None or not path.exists():
             return
         try:
-            found = torch.load(path, weights_only=True)
+            found = torch.load(path, map_location='cpu', weights_only=True)  # it may go on without the card
             theirs = found['arguments']
         except Exception as error:  # a damaged pickle raises almost anything
             raise ValueError(f'{path}: not the progress of an adaptation; remove it to start anew.') from error

@@ -37,7 +37,7 @@ def kept_answers(agrees: torch.Tensor, sure: torch.Tensor, going: float | None) 
         going: The share of the images that goes on; None if the branch answers all of them.
 
     Returns:
-        (N,) booleans.
+        Whether each image does, (N,) booleans.
     """
     if going is None:
         return agrees
@@ -55,7 +55,7 @@ def compare(before: torch.Tensor, after: torch.Tensor) -> tuple[float, float]:
         after: The same with the change.
 
     Returns:
-        Both.
+        The gain and its standard error, both in points.
     """
     difference = after.double() - before.double()
     return 100 * float(difference.mean()), 100 * float(difference.std()) / math.sqrt(len(difference))

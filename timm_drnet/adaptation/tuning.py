@@ -30,7 +30,6 @@ def tune_norms(
         lr: float,
         resume: dict[str, Any] | None = None,
         after_epoch: Callable[[int, float, dict[str, Any]], object] = lambda epoch, loss, state: None,
-        after_step: Callable[[], object] = lambda: None,
 ) -> None:
     """Tune the norms of a candidate.
 
@@ -45,7 +44,6 @@ def tune_norms(
         resume: What ``after_epoch`` was given last, for a tuning that was interrupted; the norms are then as they were.
         after_epoch: Called with the number of epochs that are done, the last one's average loss, and a state to resume
             from.
-        after_step: Called after each step.
 
     Raises:
         ValueError: If the loss is not finite.
@@ -80,5 +78,4 @@ def tune_norms(
                 optimizer.step()
                 torch.clear_autocast_cache()  # a caller's autocast would go on with the weights of the first step
                 images += len(batch)
-                after_step()
             after_epoch(epoch + 1, total / max(images, 1), {'optimizer': optimizer.state_dict(), 'epoch': epoch + 1})

@@ -24,12 +24,7 @@ def readable_images(images: LabelledImages) -> list[int]:
     """
     names = {name for name, _ in images.unreadable}
     # Names need not be unique (archives may hold files of the same name), so a name alone rules no image out.
-    return [i for i in range(len(images)) if image_name(images, i) not in names or _read(images, i) is not None]
-
-
-def image_name(images: LabelledImages, index: int) -> str:
-    """The name of an image, as in the list of unreadable ones."""
-    return images.name(index)
+    return [i for i in range(len(images)) if images.name(i) not in names or _read(images, i) is not None]
 
 
 def evenly_spaced(items: Sequence[int], limit: int) -> list[int]:

@@ -12,7 +12,7 @@ from ..data.labelled import LabelledImages
 from ..data.output_folder import check_output_folder, staged
 from ..data.pixels import printable
 from .choices import Analysis
-from .images import evenly_spaced, image_name, readable_images, thumbnail
+from .images import evenly_spaced, readable_images, thumbnail
 from .page import render_page
 
 _THUMBNAILS = 24
@@ -59,7 +59,7 @@ def write_report(
         raise ValueError(
             f'The analysis is of {len(analysis.images)} images, but {len(indices)} can be read: analyze all images of'
             ' the dataset, and leave their files alone until the report is written.')
-    names = [printable(image_name(images, i)) for i in indices]
+    names = [printable(images.name(i)) for i in indices]
     class_names = [printable(name) for name in class_names]
     page = render_page(
         analysis, model=printable(model), source=printable(source), class_names=class_names, names=names,

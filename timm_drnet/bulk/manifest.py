@@ -10,12 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..core.drnet import DRNet
 from ..data.output_folder import remove_staged, staged_file
 from ..data.pixels import REDUCING_GAP
 from ..data.reading import data_config
+from ..deploy.identity import weights_digest
 from ..version import __version__
 from .listing import Listing
 
@@ -84,7 +83,7 @@ def make_manifest(
     manifest = {
         'format': _FORMAT,
         'timm_drnet': __version__,
-        'weights': _weights(model),
+        'weights': weights_digest(model),
         'architecture': _architecture(model),
         'model': settings,
         'labels': hashlib.sha256('\n'.join(labels).encode()).hexdigest(),
@@ -99,14 +98,6 @@ def make_manifest(
     }
     plain: dict[str, Any] = json.loads(json.dumps(manifest))  # tuples become lists, as when it is read
     return plain
-
-
-def _weights(model: DRNet) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f'{name} {tensor.dtype} {tuple(tensor.shape)}\n'.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _architecture(model: DRNet) -> str:

@@ -7,18 +7,32 @@ ICLR 2022); a predictor that has not seen what the classifier has seen knows far
 """
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 
 from ..core.routing import eager
 
-Thresholds = tuple[float | None, ...]
-"""One for each candidate but the largest, in the order of the resolutions."""
+_Number = TypeVar('_Number', int, float)
 
 
 def rungs(thresholds: Sequence[float | None]) -> list[int]:
     """The candidates that run, the smallest first; the last is the largest, 0."""
     return [j for j in range(len(thresholds), 0, -1) if thresholds[j - 1] is not None] + [0]
+
+
+def paid_by_stop(thresholds: Sequence[float | None], costs: Sequence[_Number]) -> list[_Number]:
+    """What an image pays in all that stops at each candidate.
+
+    Args:
+        thresholds: Of the candidates but the largest.
+        costs: Of each candidate, in any unit.
+
+    Returns:
+        One cost for each candidate; of a rung that is left out, what it and the smaller ones would cost.
+    """
+    ran = rungs(thresholds)
+    return [cost + sum(costs[k] for k in ran if k > j) for j, cost in enumerate(costs)]
 
 
 def confidence(logits: torch.Tensor) -> torch.Tensor:
@@ -37,19 +51,24 @@ def climb(
     There is one wait for the device at each rung but the last: reading how many images stop.
 
     Args:
-        x: Images, (B, C, S, S), in any memory format, which the parts keep, or whatever else stands for them.
+        x: Images, (B, C, S, S), in any memory format, which the parts keep; or their indices, (B,).
         thresholds: Of the candidates but the largest.
         run: Called with a candidate and its images, at most once per rung; returns logits, (images, num_classes).
 
     Returns:
         The logits of the rung where each image stopped, (B, num_classes); its index, (B,) int64; and the number of
         images that ran at each candidate, which may be several of them for an image.
+
+    Raises:
+        ValueError: If there is one class, whose probability is always 1.
     """
     outputs, order, stopped = [], [], []
     ran = [0] * (len(thresholds) + 1)
     part, index = x, torch.arange(len(x), device=x.device)
     for j in rungs(thresholds):
         logits = run(j, part)
+        if logits.shape[1] < 2:
+            raise ValueError('A cascade needs two classes or more: the softmax of one is always certain.')
         ran[j] = len(part)
         stay = len(part)
         threshold = thresholds[j - 1] if j else None

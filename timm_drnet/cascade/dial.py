@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
+from .climb import paid_by_stop, rungs
+
 _STEPS = 20
 """In which the share that stops at the smaller of two rungs is tried."""
 
@@ -49,7 +51,7 @@ def measure_setting(
         The setting, with its cost, shares and agreement.
     """
     where = stop(thresholds, sure)
-    paid = torch.tensor(_paid(thresholds, costs), dtype=torch.float64)[where]
+    paid = torch.tensor(paid_by_stop(thresholds, costs), dtype=torch.float64)[where]
     counts = torch.bincount(where, minlength=len(costs)).tolist()
     kept = agrees.gather(1, where[:, None]).double().mean()
     return CascadeSetting(
@@ -101,7 +103,7 @@ def choose_thresholds(
         if found:
             most = max(one.agreement for one in found)
             even = [one for one in found if one.agreement >= most - _standard_error(most, len(sure))]
-            leader = max(even, key=lambda one: (-_smallest_rung(one.thresholds), one.agreement, -one.cost))
+            leader = max(even, key=lambda one: (-rungs(one.thresholds)[0], one.agreement, -one.cost))
             margin = 0.0 if best is None else _standard_error(best.agreement, len(sure))
             if best is None or leader.agreement > best.agreement + margin:
                 best = leader
@@ -151,16 +153,6 @@ def _threshold(sure: torch.Tensor, number: int) -> float:
     if number >= len(ordered):
         return 0.0
     return float((ordered[number - 1] + ordered[number]) / 2)
-
-
-def _paid(thresholds: Sequence[float | None], costs: Sequence[float]) -> list[float]:
-    """What an image pays that stops at each candidate."""
-    ran = [j for j, threshold in enumerate(thresholds, start=1) if threshold is not None]
-    return [cost + sum(costs[k] for k in ran if k > j) for j, cost in enumerate(costs)]
-
-
-def _smallest_rung(thresholds: Sequence[float | None]) -> int:
-    return max((j for j, threshold in enumerate(thresholds, start=1) if threshold is not None), default=0)
 
 
 def _standard_error(agreement: float, images: int) -> float:

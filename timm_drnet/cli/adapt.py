@@ -19,7 +19,7 @@ from ..hub.publishing import disown_source
 from ..model import DRNet
 from .budget_table import budget_table
 from .common import check_model_folder, first_line, pick_device, read_checkpoint, read_labels, save_model
-from .labelled_data import tell_verdict
+from .labelled_data import verdict_lines
 from .output import Column, UserError, show, table, tell
 
 
@@ -39,9 +39,12 @@ def run(args: argparse.Namespace) -> int:
         settings = Settings(args.target, args.epochs, workers=args.workers, seed=args.seed)
         photographs = find_photographs(
             args.data, args.held_out, args.seed, args.limit, model.num_classes, class_map)
-        found = adapt_model(model, photographs, settings, state, lambda line: tell('adapt', line))
     except (OSError, ValueError) as error:
         raise UserError(f'{" ".join(args.data)}: {first_line(error)}') from error
+    try:
+        found = adapt_model(model, photographs, settings, state, lambda line: tell('adapt', line))
+    except (OSError, ValueError) as error:
+        raise UserError(first_line(error)) from error
     unreadable = {str(path): reason for path, reason in photographs.unreadable.items()}
     if args.json:
         print(json.dumps(_report(args, found, unreadable), indent=2))
@@ -113,9 +116,11 @@ def _summary(args: argparse.Namespace, found: Adaptation) -> list[str]:
         side = model.resolutions[max(range(len(chosen.shares)), key=lambda j: chosen.shares[j])]
         lines.append(f'The router does not pay here: for this target, {side} px for all images is the better buy.')
     else:
-        lines += tell_verdict(found.verdict)
-    lines += [
-        f'A batch takes {found.time_ratio:.2f} times what the backbone takes at {model.resolutions[0]} px, both'
-        ' deployed, on this machine.',
+        lines += verdict_lines(found.verdict)
+    if found.time_ratio is not None:
+        lines.append(
+            f'A batch takes {found.time_ratio:.2f} times what the backbone takes at {model.resolutions[0]} px, both'
+            ' deployed, on this machine.')
+    return [
+        *lines,
         f'timm.create_model({f"local-dir:{Path(args.output)}"!r}, pretrained=True)']
-    return lines

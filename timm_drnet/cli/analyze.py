@@ -18,7 +18,7 @@ from ..data.output_folder import check_output_folder
 from ..data.reading import data_config
 from ..evaluate.validation import Score
 from .common import load_model, pick_device
-from .labelled_data import describe_source, measured_how, tell_unreadable, tell_verdict
+from .labelled_data import describe_source, measured_how, tell_unreadable, verdict_lines
 from .output import Column, UserError, show, table
 
 
@@ -97,5 +97,5 @@ def _table(args: argparse.Namespace, analysis: Analysis) -> list[str]:
         f'{args.model}: {validation.images:,} images, {validation.num_classes:,} classes',
         *table(columns, rows),
         *table([Column(''), Column('', '.2f', '%'), Column('')], remarks)[1:],
-        *tell_verdict(verdict),
+        *verdict_lines(verdict),
         f'look at it: {os.path.join(args.out, "index.html")}']

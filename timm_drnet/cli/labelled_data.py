@@ -58,7 +58,7 @@ def tell_unreadable(args: argparse.Namespace, images: LabelledImages, done: str)
     return 1
 
 
-def tell_verdict(verdict: Verdict | None) -> list[str]:
+def verdict_lines(verdict: Verdict | None) -> list[str]:
     """Lines below a table: whether the router pays, and what must not be overlooked.
 
     Args:

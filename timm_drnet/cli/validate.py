@@ -14,7 +14,7 @@ from ..data.output_folder import check_output_file, staged_file
 from ..data.reading import data_config
 from ..evaluate.validation import Accuracy, Score, Validation, validate
 from .common import load_model, pick_device
-from .labelled_data import describe_source, measured_how, tell_unreadable, tell_verdict
+from .labelled_data import describe_source, measured_how, tell_unreadable, verdict_lines
 from .output import Column, UserError, show, table
 
 
@@ -92,4 +92,4 @@ def _table(model: str, source: str, result: Validation) -> list[str]:
     columns = [
         Column(''), Column('top-1', '.2f', '%'), Column(f'top-{result.k}', '.2f', '%'), Column('GFLOPs', '.4f'),
         Column('of largest', '.1f', '%')]
-    return lines + table(columns, rows) + tell_verdict(verdict)
+    return lines + table(columns, rows) + verdict_lines(verdict)

@@ -74,7 +74,7 @@ class DRNetArgs:
             if not valid:
                 _refuse(name, getattr(self, name), remedy)
         rungs = len(sides) - 1 if self.router == 'cascade' else 0
-        given = self.thresholds or (0.8,) * rungs
+        given = (0.8,) * rungs if self.thresholds in ((), []) else self.thresholds
         thresholds = tuple(given) if isinstance(given, Iterable) else (given,)
         if len(thresholds) != rungs or not all(t is None or _is_finite(t) for t in thresholds):
             _refuse('thresholds', self.thresholds, f'{rungs} numbers or None, one for each smaller rung of a cascade')

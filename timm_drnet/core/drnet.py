@@ -190,7 +190,7 @@ class DRNet(TimmInterface):
         The product is one of float32: in half precision the gradient of h would overflow.
         """
         self._leave_step(TrainingStep(h=h))
-        factor = h.gather(1, choice[:, None]) + self._idle_norms()
+        factor = h.gather(1, choice[:, None]).view(-1, *[1] * (logits.ndim - 1)) + self._idle_norms()
         return (logits * factor).to(logits.dtype)
 
     @eager

@@ -46,8 +46,8 @@ def route(
     if sum(counts) < len(x):
         invalid = int(choice[(choice < 0) | (choice >= num_resolutions)][0])
         raise ValueError(
-            f'Invalid choice {invalid}: there are {num_resolutions} candidates, counted from 0. A router gives -1 where'
-            ' its scores are not finite, as those of damaged weights.')
+            f'Invalid choice {invalid}: there are {num_resolutions} candidates, counted from 0.'
+            + ' A router gives -1 where its scores are not finite, as those of damaged weights.' * (invalid == -1))
     order = torch.argsort(choice, stable=True)
     outputs = [
         run(j, x[index] if len(index) < len(x) else x)  # index_select would lose the memory format
@@ -74,7 +74,8 @@ def check_images(x: torch.Tensor) -> None:
     """Refuse what is no batch of square images of floating point, (B, C, S, S), with a ValueError."""
     if x.ndim != 4 or 0 in x.shape or x.shape[2] != x.shape[3]:
         raise ValueError(
-            f'Invalid input of shape {tuple(x.shape)}: use a batch of square images, (B, C, S, S); crop or pad others.')
+            f'Invalid input of shape {tuple(x.shape)}: use a batch of square images, (B, C, S, S), one at least;'
+            ' crop or pad others.')
     if not x.is_floating_point():
         raise ValueError(f'Invalid input of type {x.dtype}: use normalized images of floating point.')
 

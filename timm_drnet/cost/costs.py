@@ -16,7 +16,7 @@ class Costs:
     backbone: tuple[float, ...]
     """C_j: the backbone at each resolution, largest first."""
     predictor: float
-    """The resolution predictor."""
+    """The resolution predictor, in the unit; 0 where none is in use."""
 
     @property
     def relative(self) -> tuple[float, ...]:

@@ -12,7 +12,8 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from ..cascade.climb import rungs
+from ..cascade.climb import paid_by_stop
+from ..core.arguments import DRNetArgs
 from ..core.drnet import DRNet
 from ..deploy.plain_view import plain_view
 
@@ -71,7 +72,7 @@ def cost_table(model: DRNet) -> tuple[CostRow, ...]:
         if model.predictor is not None:
             predictor = count_flops(model.predictor, model.in_chans, model.args.predictor_size)
         backbone = [count_flops(model.branch(j), model.in_chans, r) for j, r in enumerate(model.resolutions)]
-        totals = paid(model, backbone, predictor)
+        totals = paid(model.args, backbone, predictor)
         rows = tuple(
             CostRow(r, flops, predictor, total, flops / backbone[0])
             for r, flops, total in zip(model.resolutions, backbone, totals, strict=True)
@@ -80,21 +81,20 @@ def cost_table(model: DRNet) -> tuple[CostRow, ...]:
     return kept[1]
 
 
-def paid(model: DRNet, backbone: Sequence[_Number], predictor: _Number) -> list[_Number]:
+def paid(args: DRNetArgs, backbone: Sequence[_Number], predictor: _Number) -> list[_Number]:
     """What is paid for an image that is classified at each resolution.
 
     Args:
-        model: A DRNet.
+        args: Of the DRNet.
         backbone: Cost of each branch, in any unit.
         predictor: Cost of the predictor.
 
     Returns:
         One cost for each candidate; of a rung that a cascade leaves out, what it and the smaller ones would cost.
     """
-    if model.args.router == 'cascade':
-        ran = rungs(model.args.thresholds)
-        return [cost + sum(backbone[k] for k in ran if k > j) for j, cost in enumerate(backbone)]
-    return [cost + predictor if model.args.uses_predictor else cost for cost in backbone]
+    if args.router == 'cascade':
+        return paid_by_stop(args.thresholds, backbone)
+    return [cost + predictor if args.uses_predictor else cost for cost in backbone]
 
 
 def count_flops(module: nn.Module, in_chans: int, size: int) -> int:

@@ -12,6 +12,7 @@ import torch
 from ..core.drnet import DRNet
 from ..deploy.deployed import DeployedDRNet
 from ..deploy.plain_view import plain_view
+from .flops import paid
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,9 @@ class LatencyRow:
     backbone_ms: float
     """The backbone, with the resize to the resolution."""
     predictor_ms: float
-    """The resolution predictor, the same at every resolution."""
+    """The resolution predictor, the same at every resolution; 0 where none is in use."""
     total_ms: float
-    """Backbone and predictor."""
+    """All that an image takes which is classified there: backbone and predictor, or the rungs of a cascade up to it."""
     fraction: float
     """Time of the backbone as a fraction of that at the largest resolution."""
 
@@ -72,14 +73,16 @@ def latency_table(
     timers = [
         Timer(f'view.forward_at(x, {j})', globals={'view': view, 'x': x}, num_threads=torch.get_num_threads())
         for j in range(len(model.resolutions))]
-    timers.append(
-        Timer('view.predict_resolution(x)', globals={'view': view, 'x': x}, num_threads=torch.get_num_threads()))
+    if model.args.uses_predictor:
+        timers.append(
+            Timer('view.predict_resolution(x)', globals={'view': view, 'x': x}, num_threads=torch.get_num_threads()))
     kind = weight.device.type
     autocast = torch.autocast(  # that of the caller, whose cache must not be given weights without gradients
         kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind), cache_enabled=False)
     with torch.inference_mode(), autocast:
         rounds = [[timer.timeit(1).mean for timer in timers] for _ in range(repeats)]  # each with a warm-up of its own
-    *backbone, predictor = (1e3 * statistics.median(times) / batch_size for times in zip(*rounds, strict=True))
+    found = [1e3 * statistics.median(times) / batch_size for times in zip(*rounds, strict=True)]
+    backbone, predictor = found[:len(model.resolutions)], sum(found[len(model.resolutions):])
     return tuple(
-        LatencyRow(r, ms, predictor, ms + predictor, ms / backbone[0])
-        for r, ms in zip(model.resolutions, backbone, strict=True))
+        LatencyRow(r, ms, predictor, total, ms / backbone[0])
+        for r, ms, total in zip(model.resolutions, backbone, paid(model.args, backbone, predictor), strict=True))

@@ -40,7 +40,7 @@ def labels_for(model: DRNet, labels: Sequence[str] | None) -> Sequence[str]:
         labels: One for each class; None for `class_labels`.
 
     Returns:
-        The same, or those.
+        The labels given, or the model's own.
 
     Raises:
         ValueError: If there is not one for each class, or the model has no classifier.

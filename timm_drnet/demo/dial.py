@@ -37,6 +37,9 @@ class Dial:
         """Whether the position is the confidence with which an image stops."""
         if not self.is_threshold and not model.args.uses_predictor:
             raise ValueError('The model is of the pretrain stage and chooses nothing: give one of the joint stage.')
+        if len(model.resolutions) < 2:
+            raise ValueError(
+                f'The model has one resolution, {model.resolutions[0]} px, and chooses nothing: give one of several.')
         self._model = model
         self._backbone = [row.backbone_flops for row in cost_table(model)]
         self._predictor = cost_table(model)[0].predictor_flops
@@ -78,7 +81,7 @@ class Dial:
             position: In per cent.
         """
         turned = self.turn(position)
-        return dict(zip(turned.resolutions, paid(turned, self._backbone, self._predictor), strict=True))
+        return dict(zip(turned.resolutions, paid(turned.args, self._backbone, self._predictor), strict=True))
 
     def _own(self) -> float:
         if not self.is_threshold:

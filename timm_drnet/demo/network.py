@@ -53,7 +53,7 @@ class Album:
     paths: tuple[Path, ...]
     """Those that could be read."""
     answers: Answers | None
-    """Their answers at every resolution; None if there are none."""
+    """Answers of the readable photographs at every resolution; None if there is none."""
     unreadable: tuple[Unreadable, ...] = ()
     """The other files."""
 
@@ -65,7 +65,7 @@ class Photograph:
     path: Path
     """The file."""
     answers: Answers
-    """Of the one image."""
+    """What the model answers at every resolution, for this one image."""
     seen: tuple[str, ...]
     """What the network saw at each resolution, largest first: PNGs as data URIs."""
     times: Times
@@ -85,13 +85,13 @@ class Network:
 
     def __init__(self, model: DRNet, labels: Sequence[str] | None = None) -> None:
         self.labels = labels_for(model, labels)
-        """Of the classes."""
+        """Name of each class."""
         self.dial = Dial(model)
         """The slider."""
         self.resolutions = model.resolutions
         """Candidate sides in pixels, largest first."""
         self.full_flops = cost_table(model)[0].backbone_flops
-        """Of the plain backbone at the largest resolution."""
+        """FLOPs of the plain backbone at the largest resolution."""
         self._model = model
         self._load = image_loader(model)
         self._config = data_config(model)

@@ -17,7 +17,8 @@ def check_images(x: Array, channels: int) -> Array:
     x = np.asarray(x)
     if x.ndim != 4 or x.shape[0] == 0 or x.shape[2] != x.shape[3] or x.shape[2] == 0:
         raise ValueError(
-            f'Invalid input of shape {x.shape}: use a batch of square images, (B, C, S, S); crop or pad others.')
+            f'Invalid input of shape {x.shape}: use a batch of square images, (B, C, S, S), one at least; crop or pad'
+            ' others.')
     if x.shape[1] != channels:
         raise ValueError(f'Invalid input of {x.shape[1]} channels: the model takes {channels}.')
     if x.dtype.kind != 'f':

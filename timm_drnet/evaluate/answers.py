@@ -12,6 +12,7 @@ import torch
 
 from ..cascade.dial import stop
 from ..core.drnet import DRNet
+from ..core.routing import check_images
 from ..deploy.eval_mode import evaluating
 from ..deploy.pieces import forward_in_pieces
 
@@ -67,8 +68,8 @@ def collect_answers(
         The answers, in the order of the images.
 
     Raises:
-        ValueError: If the model has no classifier, an output is not finite, there is no image or no such label, or only
-            some batches have labels.
+        ValueError: If the model has no classifier, images are no batch of square ones of floating point, an output is
+            not finite, there is no image or no such label, or only some batches have labels.
     """
     if only_scores and not model.args.uses_predictor:
         raise ValueError(
@@ -83,6 +84,7 @@ def collect_answers(
             if target is not None:
                 labels.append(_checked(target, model.num_classes))
             most = 0 if only_scores and target is None else min(_MOST, model.num_classes)
+            check_images(images)
             x = images.to(weight.device, weight.dtype)
             if channels_last:
                 x = x.contiguous(memory_format=torch.channels_last)

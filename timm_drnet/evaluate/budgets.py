@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..cascade.dial import choose_thresholds, measure_setting, stop
+from ..cascade.dial import choose_thresholds, stop
 from ..core.drnet import DRNet
 from ..cost.costs import Costs, measure_costs, set_cost_weight
 from ..cost.dial import Setting, budget_curve, check_target, find_cost_weight, setting
@@ -43,7 +43,7 @@ def set_budget(
     Args:
         model: A cascade, or a DRNet in the joint stage; changed in place.
         target: Average cost of an image, predictor included, in GFLOPs, or in milliseconds where the model's ``cost``
-            is in milliseconds. None for the choice as trained, w = 0.
+            is in milliseconds. None for a predictor's choice as trained, w = 0.
         batches: Images like those to come, (B, C, S, S), some hundreds or more, without labels, or pairs of images and
             labels, (B,); with labels, the result says what the accuracy becomes.
 
@@ -51,10 +51,16 @@ def set_budget(
         What the dial does on these images; None without a target.
 
     Raises:
-        ValueError: If no position meets the target within 1 %, or there are no images. The model is as it was.
+        ValueError: If no position meets the target within 1 %, there are no images, or a cascade is given no target.
+            The model is as it was.
     """
     if target is None:
-        turn_to(model, Setting(0.0, 0.0, (), None))
+        if model.args.router == 'cascade':
+            raise ValueError(
+                'Invalid target None: the thresholds of a cascade are no part of its training, so there are none to go'
+                ' back to; give an average cost, or set them by model.args = dataclasses.replace(model.args,'
+                ' thresholds=...).')
+        set_cost_weight(model, 0.0)
         return None
     budget = find_budget(model, target, batches)
     assert budget.chosen is not None
@@ -81,10 +87,10 @@ def find_budget(
         batches: Iterable[torch.Tensor | Sequence[torch.Tensor]],
         points: int = 15,
 ) -> Budget:
-    """Find the position of the dial that meets a target on some images; the model is not changed.
+    """Find the position of the dial that meets a target on some images, without turning to it.
 
     Args:
-        model: As for `set_budget`, on the device to use.
+        model: As for `set_budget`, on the device to use. It keeps a cost that had to be measured, nothing else changes.
         target: As for `set_budget`. None for the curve alone.
         batches: As for `set_budget`. With labels, the accuracy of each position is given.
         points: Positions in the curve.
@@ -104,7 +110,7 @@ def budget_of(model: DRNet, answers: Answers, target: float | None, points: int 
     """Find the position of the dial that meets a target, by answers that were collected anyway.
 
     Args:
-        model: The DRNet; it is not changed.
+        model: The DRNet, which keeps a cost that had to be measured.
         answers: Of the DRNet.
         target: As for `find_budget`.
         points: Positions in the curve.
@@ -121,7 +127,8 @@ def budget_of(model: DRNet, answers: Answers, target: float | None, points: int 
     check_target(target, costs.unit)
     hits = None if answers.labels is None else answers.hits[..., 0]
     if answers.scores is None:
-        curve, chosen = _thresholds(answers, costs, target, points, hits)
+        curve = cascade_curve(answers, costs, points, hits)
+        chosen = None if target is None else _cascade_setting(answers, costs, target, hits)
     else:
         curve = budget_curve(answers.scores, costs, points, hits)
         chosen = None
@@ -130,27 +137,38 @@ def budget_of(model: DRNet, answers: Answers, target: float | None, points: int 
     return Budget(costs.unit, len(answers), curve, chosen, target)
 
 
-def _thresholds(
-        answers: Answers, costs: Costs, target: float | None, points: int, hits: torch.Tensor | None,
-) -> tuple[tuple[Setting, ...], Setting | None]:
-    """Of a cascade: the curve, and the position that meets the target."""
-    sure, classes = answers.probabilities[:, :, 0], answers.classes[:, :, 0]
-    agrees = classes == classes[:, :1]
+def cascade_curve(
+        answers: Answers,
+        costs: Costs,
+        points: int,
+        hits: torch.Tensor | None,
+) -> tuple[Setting, ...]:
+    """What a cascade's dial can do.
 
-    def nearest(cost: float) -> Setting:
-        thresholds = choose_thresholds(sure, agrees, costs.backbone, cost).thresholds
-        one = measure_setting(thresholds, sure, agrees, costs.backbone)
-        top1 = None
-        if hits is not None:
-            top1 = 100 * float(hits.gather(1, stop(thresholds, sure)[:, None]).double().mean())
-        return Setting(0.0, one.cost, one.shares, top1, thresholds, one.agreement)
+    Args:
+        answers: Of the cascade.
+        costs: Of its candidates.
+        points: Costs, evenly spaced, that positions are looked for at; there may be fewer positions.
+        hits: Whether each image is classified correctly at each candidate, (N, M) booleans, if that is known.
 
+    Returns:
+        The positions, from the most expensive to the cheapest.
+    """
     curve = {}
     for cost in torch.linspace(max(costs.backbone), min(costs.backbone), points).tolist():
         try:
-            one = nearest(cost)
+            one = _cascade_setting(answers, costs, cost, hits)
         except ValueError:  # out of reach: the curve shows what is not
             continue
         curve[one.thresholds] = one
-    ordered = tuple(sorted(curve.values(), key=lambda one: -one.cost))
-    return ordered, None if target is None else nearest(target)
+    return tuple(sorted(curve.values(), key=lambda one: -one.cost))
+
+
+def _cascade_setting(answers: Answers, costs: Costs, target: float, hits: torch.Tensor | None) -> Setting:
+    """The position of a cascade's dial that meets a target."""
+    sure, classes = answers.probabilities[:, :, 0], answers.classes[:, :, 0]
+    one = choose_thresholds(sure, classes == classes[:, :1], costs.backbone, target)
+    top1 = None
+    if hits is not None:
+        top1 = 100 * float(hits.gather(1, stop(one.thresholds, sure)[:, None]).double().mean())
+    return Setting(0.0, one.cost, one.shares, top1, one.thresholds, one.agreement)

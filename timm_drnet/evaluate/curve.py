@@ -2,15 +2,13 @@
 
 from dataclasses import dataclass
 
-import torch
-
-from ..cascade.dial import choose_thresholds, measure_setting, stop
 from ..core.drnet import DRNet
 from ..cost.costs import Costs
 from ..cost.dial import budget_curve
 from ..cost.flops import cost_table
 from ..cost.static_line import CurvePoint
 from .answers import Answers
+from .budgets import cascade_curve
 
 _POINTS = 40
 
@@ -38,27 +36,10 @@ def all_budgets(model: DRNet, answers: Answers) -> tuple[CurvePoint, ...]:
         The positions, the cheapest first.
     """
     rows = cost_table(model)
-    costs = Costs('GFLOPs', tuple(row.backbone_flops / 1e9 for row in rows), 0.0)
+    costs = Costs('GFLOPs', tuple(row.backbone_flops / 1e9 for row in rows), rows[0].predictor_flops / 1e9)
     right = answers.hits[..., 0]
-    if answers.scores is None:
-        return _of_cascade(answers, right, costs)
-    total = [row.total_flops / 1e9 for row in rows]
-    positions = budget_curve(answers.scores, costs, _POINTS, right)
-    points = (
-        CurvePoint(sum(s * c for s, c in zip(one.shares, total, strict=True)), one.top1)
-        for one in positions if one.top1 is not None)
-    return tuple(sorted(points, key=lambda one: one.gflops))
-
-
-def _of_cascade(answers: Answers, right: torch.Tensor, costs: Costs) -> tuple[CurvePoint, ...]:
-    sure = answers.probabilities[:, :, 0]
-    agrees = answers.classes[:, :, 0] == answers.classes[:, :1, 0]
-    points = {}
-    for target in torch.linspace(min(costs.backbone), max(costs.backbone), _POINTS).tolist():
-        try:
-            thresholds = choose_thresholds(sure, agrees, costs.backbone, target).thresholds
-        except ValueError:  # no setting comes near enough
-            continue
-        cost = measure_setting(thresholds, sure, agrees, costs.backbone).cost
-        points[cost] = float(right.gather(1, stop(thresholds, sure)[:, None]).double().mean())
-    return tuple(CurvePoint(cost, 100 * top1) for cost, top1 in sorted(points.items()))
+    positions = (
+        cascade_curve(answers, costs, _POINTS, right) if answers.scores is None
+        else budget_curve(answers.scores, costs, _POINTS, right))
+    points = {one.cost: CurvePoint(one.cost, one.top1) for one in positions if one.top1 is not None}
+    return tuple(sorted(points.values(), key=lambda one: one.gflops))

@@ -273,7 +273,7 @@ def drnet_mobilenetv2(pretrained: bool = False, **kwargs: Any) -> nn.Module:
 def drnet_efficientnet_lite0(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """EfficientNet-Lite0 as a cascade: 160 pixels, and 224 for images whose answer is not confident enough."""
     args = {'backbone': 'tf_efficientnet_lite0', 'resolutions': (224, 160), 'router': 'cascade', **kwargs}
-    if (tuple(args['resolutions']), args['router']) == ((224, 160), 'cascade'):
+    if args['resolutions'] in ((224, 160), [224, 160]) and args['router'] == 'cascade':
         args.setdefault('thresholds', (0.68769,))  # `timm-drnet adapt --epochs 0`, at 75 % of the FLOPs
     return _create_drnet('drnet_efficientnet_lite0', pretrained, **args)
 

@@ -34,8 +34,8 @@ _logger = logging.getLogger(__name__)
 
 Criterion = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
-_COSTS: 'weakref.WeakKeyDictionary[DRNet, tuple[Costs, bool]]' = weakref.WeakKeyDictionary()
-"""Of the models in training, measured when it began: a step must not wait for them. Are they those of all ranks?"""
+_COSTS: 'weakref.WeakKeyDictionary[DRNet, tuple[Costs, Any]]' = weakref.WeakKeyDictionary()
+"""Of the models in training, measured when it began, as a step must not wait for them; and what they are for."""
 
 
 def training_loss(
@@ -62,7 +62,8 @@ def training_loss(
     Raises:
         TypeError: If the model is not a DRNet.
         RuntimeError: If the model's last forward was not in training mode, or its loss was taken already.
-        ValueError: If the model's wrapper would look for unused parameters where it cannot find them.
+        ValueError: If the model's wrapper would look for unused parameters where it cannot find them, or an argument of
+            the model has no meaning in its stage.
 
     Examples:
         >>> import timm_drnet
@@ -74,6 +75,7 @@ def training_loss(
     drnet = unwrap_model(model)
     if not isinstance(drnet, DRNet):
         raise TypeError(f'training_loss takes a DRNet, not {type(drnet).__name__}.')
+    _check_arguments(drnet)
     _check_wrapper(drnet, model)
     return criterion(output, target) + _further_loss(drnet, criterion, target)  # Eq. 5 and what completes it to Eq. 8
 
@@ -163,7 +165,7 @@ def prepare_training(model: DRNet) -> None:
     if alpha is None or not model.args.uses_predictor:
         return
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    if model in _COSTS and (_COSTS[model][1] or not distributed):
+    if model in _COSTS and _COSTS[model][1] == (distributed, model.args.cost, alpha):
         return
     if distributed:
         if torch.distributed.get_rank() == 0:
@@ -172,7 +174,7 @@ def prepare_training(model: DRNet) -> None:
         torch.distributed.broadcast_object_list(agreed, src=0)
         model.args = replace(model.args, cost=agreed[0])
     costs = measure_costs(model)
-    _COSTS[model] = (costs, distributed)
+    _COSTS[model] = (costs, (distributed, model.args.cost, alpha))
     low, high = min(costs.backbone), max(costs.backbone)
     if low == high:
         _logger.warning(
@@ -222,10 +224,6 @@ def _check_task(task: TrainingTask, model: DRNet) -> None:
         raise ValueError(
             f"Training at all resolutions sums a criterion over them, which {type(task).__name__} does not have: use"
             " timm's ClassificationTask, or stage='joint' with joint_resolutions='drawn'.")
-    if args.distill and not args.trains_at_all:
-        raise ValueError(
-            f"Invalid distill={args.distill:g} where an image trains at one resolution: use stage='pretrain' or"
-            " joint_resolutions='all', or distill=0.")
     if args.distill and isinstance(task, MultiLabelClassificationTask):
         raise ValueError(
             f'Invalid distill={args.distill:g} for images with several labels: the ensemble teaches probabilities of'
@@ -234,6 +232,15 @@ def _check_task(task: TrainingTask, model: DRNet) -> None:
         raise ValueError(
             "Invalid joint_resolutions='all' for images with several labels: the predictor learns from a cross-entropy,"
             " which knows one. Use joint_resolutions='drawn'.")
+
+
+def _check_arguments(model: DRNet) -> None:
+    """Refuse arguments that would change nothing, or norms that cannot be trained so."""
+    args = model.args
+    if args.distill and not args.trains_at_all:
+        raise ValueError(
+            f"Invalid distill={args.distill:g} where an image trains at one resolution: use stage='pretrain' or"
+            " joint_resolutions='all', or distill=0.")
     if not args.trains_at_all and any(isinstance(m, SplitBatchNorm2d) for m in model.backbone.modules()):
         raise ValueError(
             "Split norms (--split-bn) need the whole batch in its order, and images that draw a resolution come in"
@@ -262,6 +269,7 @@ def _watch_tasks(module: nn.Module, name: str, submodule: nn.Module | None) -> N
     if not isinstance(model, DRNet):
         return
     _check_task(module, model)
+    _check_arguments(model)
     _check_wrapper(model, submodule)
     prepare_training(model)
     expect_steps(model)

@@ -13,12 +13,11 @@ import torch
 from torch import nn
 
 from ..cost.flops import cost_table
+from ..cost.verdict import COLLAPSED
 from ..model import DRNet
 
 _logger = logging.getLogger(__name__)
 
-_COLLAPSED = 0.95
-"""Share of one resolution from which on a predictor no longer tells images apart."""
 _TELLING = 100
 """Images from which on a share says something."""
 
@@ -107,7 +106,7 @@ class RoutingLog(nn.Module):
         most = max(counts)
         if self.of_training or not self.predictor_flops:
             return
-        if self.images >= _TELLING and most > _COLLAPSED * self.images:
+        if self.images >= _TELLING and most > COLLAPSED * self.images:
             _logger.warning(
                 f'DRNet: the predictor sends {most / self.images:.1%} of the images to'
                 f' {self.resolutions[counts.index(most)]} px, as one static size would. Train with'
