@@ -57,27 +57,25 @@ def test_interval_is_that_of_drawing_images_one_by_one():
     assert verdict != judge(choices, right, HELD, PAID, SIDES, seed=6)
 
 
-@pytest.mark.parametrize(('knows', 'n', 'answer', 'warned'), [
-    (1.0, 4000, 'The router pays: top-1 differs by +', False),
-    (0.0, 4000, 'The router does not pay, as it is no better than lots: ', True),
-    (0.15, 4000, 'The router does not pay, though it is better than lots: ', False),
-    (0.3, 4000, 'These images do not show whether the router pays', False),
+@pytest.mark.parametrize(('knows', 'n', 'answer'), [
+    (1.0, 4000, 'The router pays: top-1 differs by +'),
+    (0.0, 4000, 'The router does not pay, as it is no better than lots: '),
+    (0.15, 4000, 'The router does not pay, though it is better than lots: '),
+    (0.3, 4000, 'These images do not show whether the router pays'),
 ])
-def test_the_answer(knows, n, answer, warned):
+def test_the_answer(knows, n, answer):
     verdict = judge(*make(n, knows), HELD, PAID, SIDES)
     assert verdict.sentence.startswith(answer), verdict
     assert verdict.sentence.count('% interval') == 2
-    assert bool(verdict.warnings) == warned
-    if warned:
-        assert verdict.warnings[0].startswith('The router is no better than lots at the same shares: the difference is')
-        assert verdict.lots.low <= 0
+    assert ('no better than lots' in verdict.sentence) == (verdict.lots.low <= 0)
+    assert verdict.warnings == ()  # the answer says it, once
 
 
 def test_one_resolution_for_all():
     _, right = make(100, knows=0)
     verdict = judge(torch.zeros(100, dtype=torch.int64), right, HELD, HELD, SIDES)
     assert verdict.sentence == 'The router does not pay: all images take 96 px, which needs no router.'
-    assert verdict.warnings == ('100.0 % of the images take 96 px: hardly anything is routed.',)
+    assert verdict.warnings == ()  # which would say it again
     assert (verdict.lots.difference, verdict.lots.low, verdict.lots.high) == (0, 0, 0)
 
 

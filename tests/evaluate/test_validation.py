@@ -181,7 +181,7 @@ def test_cascade_pays_for_every_rung(make_cascade, images):
     model.args = dataclasses.replace(model.args, thresholds=(None, None))
     result = validate(model, in_batches(x, target, 7))
     assert result.dynamic == result.resolutions[0].held
-    assert result.verdict.warnings == ('100.0 % of the images take 64 px: hardly anything is routed.',)
+    assert result.verdict.sentence == 'The router does not pay: all images take 64 px, which needs no router.'
 
 
 def test_pretrain_stage_runs_all_at_the_largest_without_predictor():

@@ -53,7 +53,7 @@ class Verdict:
     lots: Comparison
     """With lots at the same shares of the resolutions."""
     warnings: tuple[str, ...] = ()
-    """What a user must not overlook, each in a sentence."""
+    """What the answer does not say and a user must not overlook, each in a sentence."""
 
 
 def judge(
@@ -100,31 +100,23 @@ def judge(
             others[0].tolist(), differences[0].tolist(), low, high, strict=True))
     used = (torch.bincount(choices, minlength=len(resolutions)) / len(choices)).tolist()
     answer = _answer(static, lots, used, resolutions, measure)
-    return Verdict(answer, static, lots, routing_warnings(resolutions, used, lots))
+    return Verdict(answer, static, lots, routing_warnings(resolutions, used))
 
 
-def routing_warnings(
-        resolutions: Sequence[int],
-        shares: Sequence[float],
-        lots: Comparison | None = None,
-) -> tuple[str, ...]:
+def routing_warnings(resolutions: Sequence[int], shares: Sequence[float]) -> tuple[str, ...]:
     """What must not be overlooked of a router's choices.
 
     Args:
         resolutions: Sides in pixels.
         shares: Of the images at each, between 0 and 1.
-        lots: The comparison with lots, if it was made.
 
     Returns:
         Sentences, none if all is well.
     """
-    found = []
     most, side = max(zip(shares, resolutions, strict=True))
-    if most > COLLAPSED:
-        found.append(f'{100 * most:.1f} % of the images take {side} px: hardly anything is routed.')
-    if lots is not None and lots.low <= 0 and most < 1:  # with one resolution for all, lots are the same
-        found.append(f'The router is no better than {lots.versus}: the difference is {_points(lots)}.')
-    return tuple(found)
+    if not COLLAPSED < most < 1:  # of one resolution for all, the answer says it
+        return ()
+    return (f'{100 * most:.1f} % of the images take {side} px: hardly anything is routed.',)
 
 
 def _compare(means: torch.Tensor, held: torch.Tensor, paid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
