@@ -645,7 +645,7 @@ def test_command_line(runner, folder, capsys):
     (['--provider', 'warp'], "providers ['warp']"),
 ])
 def test_command_line_refuses_bad_input_in_one_line(folder, capsys, arguments, told):
-    assert onnx_runner.main([str(PHOTOS[0]), '--folder', str(folder), *arguments]) == 2
+    assert onnx_runner.main(['--folder', str(folder), *arguments, str(PHOTOS[0])]) == 2
     out, err = capsys.readouterr()
     assert out == ''
     assert told in err
