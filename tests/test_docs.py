@@ -172,6 +172,15 @@ def test_readme_of_a_release_has_whole_addresses():
     assert not re.search(r'\]\((?!https?:|#)', site['to_repository']((ROOT / 'README.md').read_text(), ''))
 
 
+def test_the_site_asks_no_other_server():
+    theme = yaml.load((ROOT / 'mkdocs.yml').read_text(encoding='utf-8'), yaml.BaseLoader)['theme']
+    assert theme['font'] == 'false'
+    # the script of the theme asks for facts about the repository where it finds this mark, which the theme's own has
+    link = (ROOT / theme['custom_dir'] / 'partials' / 'source.html').read_text(encoding='utf-8')
+    assert 'class="md-source"' in link
+    assert 'data-md-component' not in link
+
+
 def test_the_api_is_that_of_the_package():
     text = (ROOT / 'docs/api.md').read_text(encoding='utf-8')
     assert {*re.findall('^::: timm_drnet.(.*)$', text, flags=re.MULTILINE)} == {*timm_drnet.__all__} - {'__version__'}
@@ -269,5 +278,5 @@ def test_training_page(tmp_path, monkeypatch, capsys):
             words = [str(full) if words[i - 1] == '--target-gflops' else word for i, word in enumerate(words)]
             assert main(words[1:]) == 0, capsys.readouterr().err
             done.append(words[1])
-    assert done == ['predict', 'validate', 'budget', 'validate', 'predict', 'publish']
+    assert done == ['predict', 'validate', 'budget', 'budget', 'validate', 'predict', 'publish']
     assert '5: crocodile, dalmatian, elephant, flamingo, grand_piano' in (tmp_path / 'card/README.md').read_text()

@@ -1,6 +1,9 @@
 """The driver of docs/routers.md, on a tiny backbone."""
 
+import importlib
 import json
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +15,19 @@ from pictures import draw_blots
 from safetensors.torch import save_file
 
 DRIVER = Path(__file__).parents[1] / 'examples' / 'routers'
+
+
+def test_the_page_is_made_of_the_results_and_its_commands_can_be_read(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(DRIVER)
+    report = importlib.import_module('report')
+    page = report.PAGE.read_text(encoding='utf-8')
+    monkeypatch.setattr(report, 'PAGE', tmp_path / 'routers.md')
+    report.write_page(DRIVER / 'results')
+    assert report.PAGE.read_text(encoding='utf-8') == page
+    shown = re.findall(r'Repeat: `python examples/routers/compare.py (.*)`', page)
+    done = [json.loads(path.read_text())['command'] for path in sorted((DRIVER / 'results').glob('*.json'))]
+    assert [*map(shlex.split, shown)] == [*map(shlex.split, done)]
+    assert not any('''"'"''' in command for command in shown)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """The page about routers, from what `compare` measured."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,13 @@ def _section(one: dict[str, Any]) -> str:
             lines.append(
                 f'| {trial["resolution"]} px | {trial["change"] or "as it comes"} | {trial["agreement"]:.1f} % |'
                 f' {gain} | {verdict} |')
-    return '\n'.join([*lines, '', f'Repeat: `python examples/routers/compare.py {one["command"]}`', ''])
+    command = ' '.join(map(_quote, shlex.split(one['command'])))
+    return '\n'.join([*lines, '', f'Repeat: `python examples/routers/compare.py {command}`', ''])
+
+
+def _quote(word: str) -> str:
+    """A word for a shell, with single quotes in double ones, where shlex would write '"'"' for each."""
+    return f'"{word}"' if "'" in word and not {*word} & {*'"$`\\!'} else shlex.quote(word)
 
 
 def _difference(one: dict[str, Any]) -> str:

@@ -34,6 +34,12 @@ def test_a_line_now_and_then(clock, capsys):
     ]
 
 
+def test_one_image(clock, capsys):
+    with Progress(1, 0, 1, 0, show=True):
+        pass
+    assert capsys.readouterr().err == 'classify: 0 of 1 image, 0 of 1 shard\n'
+
+
 class Full(io.StringIO):
     def write(self, text):
         raise BrokenPipeError

@@ -1,5 +1,6 @@
 """``timm-drnet classify`` from its arguments to its output, and what an interruption leaves."""
 
+import inspect
 import json
 import os
 import re
@@ -18,7 +19,10 @@ from PIL import Image
 from processes import processes_below
 from safetensors.torch import save_file
 
+from timm_drnet.bulk.report import BulkReport
+from timm_drnet.bulk.run import classify_bulk
 from timm_drnet.cli import main
+from timm_drnet.cli.parsers import build_parser
 from timm_drnet.evaluate.prediction import predict_images
 
 PHOTOS = sorted((Path(__file__).parents[2] / 'examples' / 'photos').glob('*.jpg'))
@@ -122,6 +126,31 @@ def test_interrupted_run_is_completed_by_the_next(ray_here, arguments, checkpoin
         assert rows[n]['probability'] == pytest.approx(image.probabilities[0], abs=1e-4)
 
 
+def test_killed_run_loses_seconds_and_many_images_make_few_files(arguments, capsys):
+    size = build_parser().parse_args(arguments('photos', 'out')).shard_size
+    assert size == inspect.signature(classify_bulk).parameters['shard_size'].default
+    assert size / 50 <= 20  # s at 50 images a second
+    assert 1_000_000 / size <= 1000
+    assert main(['classify', '--help']) == 0
+    assert 'a run that is killed loses' in ' '.join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(('number', 'lines', 'told'), [
+    (1, ['1 image in 1 shard, out', '1 image classified now in 3.0 s'],
+     ['1 of 1 shard: already', '1 worker that died']),
+    (2000, ['2,000 images in 2,000 shards, out', '2,000 images classified now in 3.0 s'],
+     ['2,000 of 2,000 shards: already', '2,000 workers that died']),
+])
+def test_one_and_many(arguments, tmp_path, capsys, monkeypatch, number, lines, told):
+    report = BulkReport(Path('out'), number, 0, number, {64: number}, 1.0, number, number, 3.0, 1.0, number)
+    monkeypatch.setattr('timm_drnet.cli.classify.classify_bulk', lambda *args, **kwargs: report)
+    assert main(arguments(PHOTOS[0], tmp_path / 'out')) == 0
+    out, err = capsys.readouterr()
+    assert [line for line in out.splitlines() if lines[0] in line or line.startswith(lines[1])] == [
+        *out.splitlines()[:1], *out.splitlines()[2:]]
+    assert all(text in err for text in told), err
+
+
 @pytest.mark.parametrize(('others', 'told'), [
     (['--labels', '{tmp}/two.txt'], '2 lines for the 5 classes'),
     (['--input', '{tmp}/nowhere'], '{tmp}/nowhere: no such file or folder'),
@@ -130,6 +159,7 @@ def test_interrupted_run_is_completed_by_the_next(ray_here, arguments, checkpoin
     (['--output', '{photos}/out'], 'lies in the input'),
     (['--output', 's3://bucket/out'], 's3://bucket/out: s3:// needs another package'),
     (['--output', 'memory://bucket/out'], 'shards are written to a folder on this machine; name one'),
+    (['--input', 'memory://bucket/photos'], 'workers cannot see the memory of another process'),
     (['--input', 'gs://bucket/photos'], 'gs:// needs another package (Please install gcsfs to access Google Storage)'),
     (['--columns', 'id'], "no input has 'id' (--columns)"),
     (['--input', '{tmp}/table.parquet', '--image-column', 'picture'],

@@ -59,7 +59,7 @@ def test_interval_is_that_of_drawing_images_one_by_one():
 
 @pytest.mark.parametrize(('knows', 'n', 'answer', 'warned'), [
     (1.0, 4000, 'The router pays: top-1 differs by +', False),
-    (0.0, 4000, 'The router does not pay, as it is no better than lots: ', True),
+    (0.0, 4000, 'The router does not pay: top-1 differs by ', True),
     (0.15, 4000, 'The router does not pay, though it is better than lots: ', False),
     (0.3, 4000, 'These images do not show whether the router pays', False),
 ])
@@ -69,14 +69,14 @@ def test_the_answer(knows, n, answer, warned):
     assert verdict.sentence.count('% interval') == 2
     assert bool(verdict.warnings) == warned
     if warned:
-        assert verdict.warnings[0].startswith('The router is no better than lots at the same shares: the difference is')
+        assert verdict.warnings == ('The router is no better than lots at the same shares, which need none.',)
         assert verdict.lots.low <= 0
 
 
 def test_one_resolution_for_all():
     _, right = make(100, knows=0)
     verdict = judge(torch.zeros(100, dtype=torch.int64), right, HELD, HELD, SIDES)
-    assert verdict.sentence == 'The router does not pay: all images take 96 px, which needs no router.'
+    assert verdict.sentence == 'The router does not pay: one size for all images needs none.'
     assert verdict.warnings == ('100.0 % of the images take 96 px: hardly anything is routed.',)
     assert (verdict.lots.difference, verdict.lots.low, verdict.lots.high) == (0, 0, 0)
 

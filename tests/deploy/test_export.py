@@ -12,7 +12,7 @@ from timm.data import resolve_data_config
 from torch import nn
 
 import timm_drnet
-from timm_drnet.data import pixels
+from timm_drnet.data import files, pixels
 from timm_drnet.deploy import arrays, export, onnx_runner, preprocessing, runtimes
 from timm_drnet.deploy import manifest as manifest_module
 from timm_drnet.deploy.export import ExportError, check_target
@@ -37,13 +37,17 @@ def test_folder_of_onnx(make_tiny, shake, tmp_path):
     written = {path.name for path in (tmp_path / 'out').iterdir()}
     sources = {
         'onnx_runner.py': onnx_runner, 'arrays.py': arrays, 'preprocessing.py': preprocessing,
-        'manifest.py': manifest_module, 'runtimes.py': runtimes, 'pixels.py': pixels}
+        'manifest.py': manifest_module, 'runtimes.py': runtimes, 'pixels.py': pixels,
+        'files.py': files}
     assert written == {'predictor.onnx', 'branch_64.onnx', 'branch_32.onnx', 'manifest.json', 'README.md', *sources}
     assert [path.name for path in tmp_path.iterdir()] == ['out']
     for name, module in sources.items():
         assert (tmp_path / 'out' / name).read_bytes() == Path(module.__file__).read_bytes()
     assert json.loads((tmp_path / 'out' / 'manifest.json').read_text()) == manifest
     assert manifest['sha256'] == manifest_digest(manifest)
+    operators = [node.name for node in onnx.load(tmp_path / 'out' / 'branch_32.onnx').graph.node]
+    assert 'layer2.0.downsample.1/Conv' in operators  # its module in timm's network
+    assert len({*operators}) == len(operators)
 
     assert all(module.training for module in model.modules())
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())

@@ -21,7 +21,7 @@ from timm.data import create_transform
 from tiny_models import shake
 
 import timm_drnet
-from timm_drnet.data import pixels
+from timm_drnet.data import files, pixels
 from timm_drnet.data.pixels import UnreadableImageError, open_image
 from timm_drnet.data.reading import image_loader
 from timm_drnet.deploy import arrays, manifest, onnx_runner, preprocessing, runtimes
@@ -566,11 +566,11 @@ def test_harmed_folders_are_refused(copied, harm, told):
 
 
 @pytest.mark.parametrize(('module', 'others'), [
-    (pixels, {'PIL', 'numpy'}), (manifest, {'PIL'}), (runtimes, {'numpy', 'onnxruntime', 'openvino'}),
+    (pixels, {'PIL', 'numpy'}), (files, {'PIL'}), (manifest, {'PIL'}), (runtimes, {'numpy', 'onnxruntime', 'openvino'}),
     (arrays, {'numpy'}), (preprocessing, {'PIL', 'numpy', 'arrays', 'pixels', '..data', '.arrays'}),
     (onnx_runner, {
-        'PIL', 'numpy', 'arrays', 'pixels', 'manifest', 'preprocessing', 'runtimes', '..data', '.arrays', '.manifest',
-        '.preprocessing', '.'})])
+        'PIL', 'numpy', 'arrays', 'files', 'pixels', 'manifest', 'preprocessing', 'runtimes', '..data', '.arrays',
+        '.manifest', '.preprocessing', '.'})])
 def test_what_stands_beside_an_export_imports_little(module, others):
     tree = ast.parse(Path(module.__file__).read_text(encoding='utf-8'))
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
@@ -589,15 +589,20 @@ def run_alone(script, *arguments, hide):
 
 
 def test_it_runs_where_pytorch_cannot_be_imported(folder, model, tmp_path):
-    broken = tmp_path / 'broken.jpg'
-    broken.write_bytes(b'no image')
-    arguments = (*PHOTOS[:3], broken, '--json', '--topk', 3, '--threads', 1)
+    photos = tmp_path / 'photos'
+    (photos / 'more').mkdir(parents=True)
+    paths = [Path(shutil.copy(path, photos / 'more')) for path in PHOTOS[:3]]
+    (photos / 'more' / 'round').symlink_to(photos, target_is_directory=True)
+    broken = photos / 'broken.jpg'
+    for path in (broken, photos / '.hidden.jpg', photos / 'notes.txt'):
+        path.write_bytes(b'no image')
+    arguments = (photos, '--json', '--topk', 3, '--threads', 1)
     done = run_alone(folder / 'onnx_runner.py', *arguments, hide=tmp_path)
     assert done.returncode == 1
-    assert f'skipped {broken}: not an image' in done.stderr
+    assert [line.split(': ')[1] for line in done.stderr.splitlines()] == [f'skipped {broken}']
     found = json.loads(done.stdout)
     labels = ('alpha', 'beta', 'gamma', 'delta', 'epsilon')
-    expected = predict_images(model, PHOTOS[:3], labels, topk=3).images
+    expected = predict_images(model, paths, labels, topk=3).images
     for item, image in zip(found, expected, strict=True):
         assert (item['path'], item['resolution'], item['flops']) == (str(image.path), image.resolution, image.flops)
         assert tuple(item['labels']) == image.labels
@@ -633,13 +638,14 @@ def test_command_line(runner, folder, capsys):
 
 @pytest.mark.parametrize(('arguments', 'told'), [
     (['--folder', 'nowhere'], 'manifest.json: No such file'),
+    (['nowhere'], 'nowhere: no such file or folder'),
     (['--topk', '0'], 'topk 0'),
     (['--batch-size', '0'], 'batch_size 0'),
     (['--threads', '-1'], 'threads -1'),
     (['--provider', 'warp'], "providers ['warp']"),
 ])
 def test_command_line_refuses_bad_input_in_one_line(folder, capsys, arguments, told):
-    assert onnx_runner.main([str(PHOTOS[0]), '--folder', str(folder), *arguments]) == 2
+    assert onnx_runner.main(['--folder', str(folder), *arguments, str(PHOTOS[0])]) == 2
     out, err = capsys.readouterr()
     assert out == ''
     assert told in err

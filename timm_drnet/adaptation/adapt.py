@@ -5,6 +5,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ..cost.dial import TOLERANCE
 from ..cost.flops import cost_table
 from ..cost.verdict import Verdict, judge
 from ..deploy.identity import weights_digest
+from ..deploy.stopwatch import warm_seconds_of
 from ..evaluate.answers import Answers, choose, collect_answers
 from ..evaluate.budgets import Budget, budget_of, turn_to
 from ..hub.plain_backbone import drnet_from
@@ -236,8 +238,6 @@ def time_ratio(
     Returns:
         The median over runs of both in turn; None if the model cannot be deployed.
     """
-    from torch.utils.benchmark import Timer  # which looks for CUDA's compiler, and complains if it is not there
-
     weight = next(model.parameters())
     try:
         deployed = model.deploy(micro_batch=8)  # as good as any for both sides, and measuring the best takes long
@@ -245,11 +245,9 @@ def time_ratio(
         report(f'no time was measured: {error}')
         return None
     x = images.to(weight.device, weight.dtype)
-    routed, plain = (
-        Timer(statement, globals={'model': deployed, 'x': x}, num_threads=torch.get_num_threads())
-        for statement in ('model(x)', 'model.forward_at(x, 0)'))
+    routed, plain = partial(deployed, x), partial(deployed.forward_at, x, 0)
     return statistics.median(
-        routed.timeit(1).mean / plain.timeit(1).mean for _ in range(_TIMED_BATCHES))  # each with a warm-up of its own
+        warm_seconds_of(routed, x.device) / warm_seconds_of(plain, x.device) for _ in range(_TIMED_BATCHES))
 
 
 def _check(model: DRNet) -> None:

@@ -9,6 +9,11 @@ from tqdm import tqdm
 _SECONDS = 30  # between two lines
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things, such as ``1 shard`` and ``1,000 shards``."""
+    return f'{number:,} {noun}{"" if number == 1 else "s"}'
+
+
 class Progress:
     """Shows how far a run is. That it cannot be shown is no reason to end the run.
 
@@ -58,7 +63,7 @@ class Progress:
         if not self._first:  # the start of the workers is over
             self._first, self._began = self._done, time.monotonic()
         if self._bar is not None:
-            self._bar.set_postfix_str(f'{self._made} of {self._shards} shards', refresh=False)
+            self._bar.set_postfix_str(f'{self._made:,} of {counted(self._shards, "shard")}', refresh=False)
             self._bar.update(images)
         elif time.monotonic() - self._told >= _SECONDS:
             self._tell()
@@ -67,7 +72,9 @@ class Progress:
         if not self._show or self._bar is not None:
             return
         self._told = time.monotonic()
-        line = f'classify: {self._done:,} of {self._images:,} images, {self._made:,} of {self._shards:,} shards'
+        line = (
+            f'classify: {self._done:,} of {counted(self._images, "image")},'
+            f' {self._made:,} of {counted(self._shards, "shard")}')
         if self._done > self._first > 0:
             rate = (self._done - self._first) / (self._told - self._began)
             line += f', {rate:.1f} images/s, {tqdm.format_interval((self._images - self._done) / rate)} left'

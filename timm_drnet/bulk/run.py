@@ -45,7 +45,7 @@ def classify_bulk(
         topk: int = 1,
         image_column: str = 'image',
         batch_size: int = 32,
-        shard_size: int = 10_000,
+        shard_size: int = 1000,
         workers: int | None = None,
         num_gpus: float | None = None,
         decoders: int | None = None,
@@ -73,7 +73,7 @@ def classify_bulk(
         topk: Number of labels for each image; all labels if there are fewer.
         image_column: Column of Parquet files that holds the images.
         batch_size: Images that the predictor, or a branch, runs on at once.
-        shard_size: Images in a shard.
+        shard_size: Images in a shard. A run that is killed loses what it has of shards that are not complete.
         workers: Processes that classify; None for one for each core, or accelerator.
         num_gpus: Accelerators of each worker; None for 1 if there are any.
         decoders: Processes that only decode images; with 0 the workers do so. None for 0 without accelerators, and with
@@ -107,7 +107,7 @@ def classify_bulk(
             raise ValueError(f'Invalid {name} {value}: use at least {least}.')
     labels = labels_for(model, labels)
     topk = min(topk, model.num_classes)
-    output = _check_output(inputs, output)
+    output = _check_places(inputs, output)
     load = image_loader(model, reducing_gap=reducing_gap)  # these raise here what would be raised in a worker
     precision = check_engine(engine, model, num_gpus)
     if engine != 'deployed':
@@ -139,8 +139,8 @@ def classify_bulk(
         return report_on(shards, model.resolutions, missing, ended - started, ended - assembly.began, dead)
 
 
-def _check_output(inputs: Sequence[str | Path], output: str | os.PathLike[str]) -> str:
-    """The path of the output, which must not be among the inputs of the next run."""
+def _check_places(inputs: Sequence[str | Path], output: str | os.PathLike[str]) -> str:
+    """The path of the output, which must not be among the inputs of the next run; these must be there for workers."""
     name = local_path(os.fspath(output))
     if is_address(name):
         raise ValueError(
@@ -148,6 +148,8 @@ def _check_output(inputs: Sequence[str | Path], output: str | os.PathLike[str]) 
             ' the run is complete.')
     folder = Path(name).resolve()
     for item in inputs:
+        if os.fspath(item).startswith('memory://'):
+            raise ValueError(f'{item}: workers cannot see the memory of another process; write these files to a disk.')
         path = local_path(os.fspath(item))
         if os.path.isdir(path) and folder.is_relative_to(Path(path).resolve()):
             raise ValueError(f'Invalid output {output}: it lies in the input {item}; name a folder outside of it.')

@@ -8,6 +8,7 @@ import json
 import os
 from typing import Any
 
+from ..bulk.progress import counted
 from ..bulk.report import BulkReport
 from ..bulk.run import classify_bulk
 from ..core.drnet import DRNet
@@ -36,9 +37,9 @@ def run(args: argparse.Namespace) -> int:
     except (ExportError, ImportError, ValueError, RuntimeError) as error:
         raise UserError(str(error)) from error
     if report.skipped_shards:
-        tell('classify', f'skipped {report.skipped_shards} of {report.shards} shards, which were there')
+        tell('classify', f'skipped {report.skipped_shards:,} of {counted(report.shards, "shard")}: already there')
     if report.replaced_workers:
-        tell('classify', f'{report.replaced_workers} workers died and were replaced')
+        tell('classify', f'replaced {counted(report.replaced_workers, "worker")} that died')
     if args.json:
         print(json.dumps(_as_json(args.model, report), indent=2))
     else:
@@ -52,8 +53,7 @@ def _as_json(name: str, report: BulkReport) -> dict[str, Any]:
 
 def _summary(name: str, model: DRNet, report: BulkReport) -> list[str]:
     readable = report.images - report.unreadable
-    lines = [f'{name}: {report.images:,} images in {report.shards:,} {"shard" if report.shards == 1 else "shards"},'
-             f' {report.folder}']
+    lines = [f'{name}: {counted(report.images, "image")} in {counted(report.shards, "shard")}, {report.folder}']
     if readable:
         largest = cost_table(model)[0].backbone_flops / 1e9 * readable
         shares = ', '.join(f'{100 * n / readable:.1f} % at {r} px' for r, n in report.counts.items())
@@ -62,7 +62,7 @@ def _summary(name: str, model: DRNet, report: BulkReport) -> list[str]:
             f" plain backbone's at {model.resolutions[0]} px")
     if report.new_images:
         lines.append(
-            f'{report.new_images:,} images classified now in {report.seconds:.1f} s, of which the start took'
+            f'{counted(report.new_images, "image")} classified now in {report.seconds:.1f} s, of which the start took'
             f' {report.seconds - report.working_seconds:.1f} s: {report.new_images / report.working_seconds:.1f} images'
             ' per second after it')
     return lines

@@ -109,8 +109,9 @@ def _classify(commands: Subparsers) -> None:
     add('--labels', metavar='FILE', help='names of the classes, one per line')
     add('--topk', metavar='K', type=positive_int, default=1, help='labels per image (%(default)s)')
     add('-b', '--batch-size', metavar='N', type=positive_int, default=32, help='images in a batch (%(default)s)')
-    add('--shard-size', metavar='N', type=positive_int, default=10_000,
-        help='images in a file of the output (%(default)s)')
+    add('--shard-size', metavar='N', type=positive_int, default=1000,
+        help='images in a file of the output, which is written when all of them are done: a run that is killed loses'
+             ' those of the files it had begun (%(default)s)')
     add('--engine', choices=BULK_ENGINES, default='deployed',
         help='what runs the model: PyTorch, or ONNX Runtime or OpenVINO on CPUs (%(default)s); int8 is calibrated with'
              ' some of the images')

@@ -5,13 +5,16 @@ model's cost, the FLOPs loss and the dial weigh milliseconds.
 """
 
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from ..core.drnet import DRNet
 from ..deploy.deployed import DeployedDRNet
 from ..deploy.plain_view import plain_view
+from ..deploy.stopwatch import warm_seconds_of
 from .flops import paid
 
 
@@ -54,8 +57,6 @@ def latency_table(
     Raises:
         ValueError: If an argument is out of range, or the model has no weights to run with.
     """
-    from torch.utils.benchmark import Timer  # where CUDA_HOME is set without a card, its import prints a warning
-
     weight = next(model.parameters())
     if batch_size is None:
         batch_size = 8 if weight.device.type == 'cpu' else 128
@@ -70,17 +71,14 @@ def latency_table(
     if any(w.is_contiguous(memory_format=torch.channels_last) and not w.is_contiguous() for w in model.parameters()):
         x = x.contiguous(memory_format=torch.channels_last)
     view = plain_view(model)  # as neither the mode nor the counts of the model may change
-    timers = [
-        Timer(f'view.forward_at(x, {j})', globals={'view': view, 'x': x}, num_threads=torch.get_num_threads())
-        for j in range(len(model.resolutions))]
+    runs: list[Callable[[], object]] = [partial(view.forward_at, x, j) for j in range(len(model.resolutions))]
     if model.args.uses_predictor:
-        timers.append(
-            Timer('view.predict_resolution(x)', globals={'view': view, 'x': x}, num_threads=torch.get_num_threads()))
+        runs.append(partial(view.predict_resolution, x))
     kind = weight.device.type
     autocast = torch.autocast(  # that of the caller, whose cache must not be given weights without gradients
         kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind), cache_enabled=False)
     with torch.inference_mode(), autocast:
-        rounds = [[timer.timeit(1).mean for timer in timers] for _ in range(repeats)]  # each with a warm-up of its own
+        rounds = [[warm_seconds_of(run, x.device) for run in runs] for _ in range(repeats)]
     found = [1e3 * statistics.median(times) / batch_size for times in zip(*rounds, strict=True)]
     backbone, predictor = found[:len(model.resolutions)], sum(found[len(model.resolutions):])
     return tuple(

@@ -99,7 +99,7 @@ def judge(
             (('the static line', 'cost'), ('lots', 'shares')),
             others[0].tolist(), differences[0].tolist(), low, high, strict=True))
     used = (torch.bincount(choices, minlength=len(resolutions)) / len(choices)).tolist()
-    answer = _answer(static, lots, used, resolutions, measure)
+    answer = _answer(static, lots, used, measure)
     return Verdict(answer, static, lots, routing_warnings(resolutions, used, lots))
 
 
@@ -123,7 +123,7 @@ def routing_warnings(
     if most > COLLAPSED:
         found.append(f'{100 * most:.1f} % of the images take {side} px: hardly anything is routed.')
     if lots is not None and lots.low <= 0 and most < 1:  # with one resolution for all, lots are the same
-        found.append(f'The router is no better than {lots.versus}: the difference is {_points(lots)}.')
+        found.append(f'The router is no better than {lots.versus}, which need none.')
     return tuple(found)
 
 
@@ -143,15 +143,13 @@ def _answer(
         static: Comparison,
         lots: Comparison,
         shares: Sequence[float],
-        resolutions: Sequence[int],
         measure: str,
 ) -> str:
     if max(shares) == 1:
-        side = resolutions[list(shares).index(1)]
-        return f'The router does not pay: all images take {side} px, which needs no router.'
+        return 'The router does not pay: one size for all images needs none.'
     both = f'{measure} differs by {_points(static)} against {static.versus}, and {_points(lots)} against {lots.versus}'
     if lots.low <= 0:
-        return f'The router does not pay, as it is no better than lots: {both}.'
+        return f'The router does not pay: {both}.'
     if static.high < 0:
         return f'The router does not pay, though it is better than lots: {both}.'
     if static.low <= 0:

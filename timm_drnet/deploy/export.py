@@ -4,6 +4,7 @@ The routing depends on the data, and one graph of everything would run every bra
 in `OnnxDRNet` for ONNX Runtime, in `ExportedDRNet` for ``torch.export``.
 """
 
+import ast
 import copy
 import importlib.metadata
 import importlib.util
@@ -11,6 +12,7 @@ import io
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -23,6 +25,7 @@ from torch import nn
 from tqdm import tqdm
 
 from ..core.drnet import DRNet
+from ..data import files as image_files
 from ..data import pixels
 from ..data.labels import class_labels
 from ..data.output_folder import check_output_folder, staged
@@ -40,7 +43,7 @@ FORMATS = ('onnx', 'torch')
 _RUNNER = (
     *(Path(__file__).with_name(f'{name}.py') for name in (
         'onnx_runner', 'arrays', 'manifest', 'preprocessing', 'runtimes')),
-    Path(pixels.__file__))
+    Path(image_files.__file__), Path(pixels.__file__))
 """What is copied beside the ONNX files; nothing in it imports more than it needs to run them."""
 _SUFFIXES = {'onnx': '.onnx', 'torch': '.pt2'}
 _PACKAGES = ('onnx', 'onnxscript', 'onnxruntime')
@@ -271,9 +274,22 @@ def _write_onnx(module: nn.Module, x: torch.Tensor, path: Path, opset: int | Non
     if opset not in (None, used):  # the exporter takes another one with no more than a warning
         raise ExportError(f'{path.stem} does not export to opset {opset}; use opset {used}.')
     graph = proto.graph
+    _name_operators(graph)
     for described in (proto, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
         del described.metadata_props[:]  # among it, the paths of this machine's Python files
     path.write_bytes(proto.SerializeToString(deterministic=True))
+
+
+def _name_operators(graph: Any) -> None:
+    """Name the operators of an ONNX graph by the modules that they are of, and not by numbers."""
+    numbers: Counter[str] = Counter()
+    for node in graph.node:
+        scopes = {entry.key: entry.value for entry in node.metadata_props}.get('pkg.torch.onnx.name_scopes')
+        if scopes is not None:  # the modules from the outermost on, and what is called in the last
+            module = ['', '', *ast.literal_eval(scopes)][-2].removeprefix('module.')  # a branch wraps the backbone
+            name = f'{module}/{node.op_type}'
+            numbers[name] += 1
+            node.name = name if numbers[name] == 1 else f'{name}_{numbers[name]}'
 
 
 def _write_program(module: nn.Module, x: torch.Tensor, path: Path) -> None:

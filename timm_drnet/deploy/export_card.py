@@ -40,8 +40,8 @@ def export_card(manifest: dict[str, Any]) -> str:
         lines.append(row)
     lines += [''] + (
         ['    python onnx_runner.py IMAGE ...', '',
-         'needs ONNX Runtime or OpenVINO (`--runtime` chooses), NumPy and Pillow. `manifest.json` has all of this for'
-         ' programs.']
+         'takes image files, folders and patterns. It needs ONNX Runtime or OpenVINO (`--runtime` chooses), NumPy and'
+         ' Pillow. `manifest.json` has all of this for programs.']
         if manifest['runtime'] == 'onnx' else ['`timm_drnet.ExportedDRNet(FOLDER)` runs it.'])
     return '\n'.join(lines) + '\n'
 

@@ -1,9 +1,9 @@
 """Run an exported DRNet with ONNX Runtime or OpenVINO, NumPy and Pillow alone.
 
 This file is part of timm-drnet, https://www.apache.org/licenses/LICENSE-2.0. ``timm-drnet export`` puts a copy of it
-beside the models that it writes, with the five files that it imports.
+beside the models that it writes, with the six files that it imports.
 
-    python onnx_runner.py photo.jpg ...
+    python onnx_runner.py photo.jpg folder ...
 
     from onnx_runner import OnnxDRNet
     model = OnnxDRNet('folder')
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 if TYPE_CHECKING or __package__:
+    from ..data.files import find_images
     from ..data.pixels import (
         REDUCING_GAP,
         UnreadableImageError,
@@ -39,6 +40,7 @@ if TYPE_CHECKING or __package__:
 else:  # copied beside an export
     import runtimes
     from arrays import Array, check_choices, check_images, confidence, resize
+    from files import find_images
     from manifest import MANIFEST, InvalidExportError, read_file, read_manifest
     from pixels import REDUCING_GAP, UnreadableImageError, check_reducing_gap, first_line, ignore_warnings, printable
     from preprocessing import prepare
@@ -304,7 +306,7 @@ class OnnxDRNet:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Classify image files from the command line.
+    """Classify image files, and those in folders, from the command line.
 
     Args:
         argv: Arguments; those of the process by default.
@@ -315,7 +317,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description='Classify images with an exported DRNet. The exit code is 1 if a file was unreadable.')
     add = parser.add_argument
-    add('images', metavar='IMAGE', nargs='+', help='image files')
+    add('images', metavar='IMAGE', nargs='+',
+        help='image files, folders (all images below) and quoted patterns such as "photos/**/*.jpg"')
     add('--folder', default=str(Path(__file__).parent), help='the exported model (the folder of this script)')
     add('--topk', metavar='K', type=int, default=1, help='labels per image (%(default)s)')
     add('--batch-size', metavar='N', type=int, default=32, help='images that are routed together (%(default)s)')
@@ -329,9 +332,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     ignore_warnings()
     try:
         model = OnnxDRNet(args.folder, args.provider, args.threads, None, args.runtime, args.reducing_gap)
-        found, unreadable = _classify_files(model, args.images, args.topk, args.batch_size)
-    except (InvalidExportError, ImportError, ValueError) as error:
-        print(f'{parser.prog}: {error}', file=sys.stderr)
+        names = [str(path) for path in find_images(args.images)]
+        found, unreadable = _classify_files(model, names, args.topk, args.batch_size)
+    except (InvalidExportError, ImportError, OSError, ValueError) as error:
+        print(printable(f'{parser.prog}: {error}'), file=sys.stderr)
         return 2
     if args.json:
         print(json.dumps([{'path': name, **asdict(result)} for name, result in found], indent=2, allow_nan=False))
