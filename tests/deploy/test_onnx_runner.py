@@ -381,6 +381,24 @@ def test_bad_images_and_choices(runner, photos):
             runner.forward_at(x, choice)
 
 
+def test_predictor_that_overflows(runner, photos):
+    """As in half precision: a softmax would not notice, and an argmax routes."""
+    x = photos[:6].numpy()
+    chosen = runner.predict_resolution(x)
+    predictor = runner._predictor
+
+    def overflow(x):
+        scores = predictor(x)
+        scores[3, 0] = np.inf
+        return scores
+
+    runner._predictor = overflow
+    assert runner.predict_resolution(x).tolist() == [*chosen[:3], -1, *chosen[4:]]
+    for call in (runner, lambda x: runner.classify(list(x))):
+        with pytest.raises(ValueError, match='Invalid choice -1: .* scores are not finite'):
+            call(x)
+
+
 def test_bad_arguments(folder):
     for name in ('threads', 'micro_batch'):
         with pytest.raises(ValueError, match=f'{name} 0'):
