@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -81,6 +82,37 @@ def test_shard_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
     assert done == [
         ('fsync', temporary), ('replace', temporary, str(tmp_path / 'shard-00000.parquet')), ('fsync', str(tmp_path))]
     assert os.path.basename(temporary).startswith('.')  # no reader takes it for data
+
+
+def test_windows(manifest, tmp_path, monkeypatch):
+    """It opens no folder, locks none, and syncs no file that was opened to read."""
+    fcntl = pytest.importorskip('fcntl')
+    real_open, real_fsync = os.open, os.fsync
+
+    def open_file(path, *args, **kwargs):
+        if os.path.isdir(path):
+            raise PermissionError(13, 'Permission denied', str(path))
+        return real_open(path, *args, **kwargs)
+
+    def fsync(descriptor):
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(9, 'Bad file descriptor')
+        synced.append(descriptor)
+        real_fsync(descriptor)
+
+    synced = []
+    monkeypatch.delattr(os, 'O_DIRECTORY')
+    monkeypatch.setitem(sys.modules, 'fcntl', None)
+    monkeypatch.setattr(os, 'open', open_file)
+    monkeypatch.setattr(os, 'fsync', fsync)
+    with output_of(manifest, tmp_path / 'out') as folder:
+        ShardFolder(folder, 2, 10).write(0, rows(2))
+    assert len(synced) == 2
+    assert sorted(path.name for path in folder.iterdir()) == [MANIFEST, 'shard-00000.parquet']
+    (tmp_path / 'file').write_text('')
+    for name in ('nowhere/out', 'file'):
+        with pytest.raises(ValueError, match=f'Invalid output .*{name}: '), output_of(manifest, tmp_path / name):
+            pass
 
 
 @pytest.fixture

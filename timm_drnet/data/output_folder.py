@@ -133,11 +133,11 @@ def staged_file(target: Path, durable: bool = False) -> Iterator[Path]:
             file.touch()
             mode = stat.S_IMODE((place if place.exists() else file).stat().st_mode)
             yield file
-            file.chmod(mode)
             if durable:
                 _sync(file)
+            file.chmod(mode)
             os.replace(file, place)
-            if durable:
+            if durable and hasattr(os, 'O_DIRECTORY'):  # Windows opens no folder
                 _sync(place.parent)
         except BaseException:
             file.unlink(missing_ok=True)
@@ -156,7 +156,7 @@ def remove_staged(folder: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # Windows syncs no file opened to read
     try:
         os.fsync(descriptor)
     finally:
