@@ -12,6 +12,7 @@ from timm_drnet.bulk.listing import Footer, Listing
 from timm_drnet.bulk.manifest import MANIFEST, make_manifest, output_of
 from timm_drnet.bulk.shards import ShardFolder
 from timm_drnet.data.output_folder import staged_file
+from timm_drnet.train.routing_log import install_routing_log
 
 LABELS = ('a', 'b', 'c', 'd', 'e')
 
@@ -200,6 +201,7 @@ def test_other_arguments_are_refused_by_name(
 
 
 def test_what_rows_do_not_depend_on_may_change(tiny, like_tiny, tmp_path):
+    install_routing_log(tiny)  # as training does: the network is the same
     with output_of(make_manifest(tiny, TWO, LABELS, 1, 10, 'image'), tmp_path / 'out'):
         pass
     other = like_tiny(alpha=2.0, eta=1.0, tau=2.0, joint_resolutions='all', cost=[3, 2, 1, 1])

@@ -110,8 +110,12 @@ def _weights(model: DRNet) -> str:
 
 
 def _architecture(model: DRNet) -> str:
-    """What the layers are: an activation, a stride or a kind of pooling is no part of the weights."""
-    return hashlib.sha256(re.sub(r' at 0x[0-9a-f]+', '', repr(model)).encode()).hexdigest()
+    """What the layers are: an activation, a stride or a kind of pooling is no part of the weights.
+
+    What training hangs on a model, such as its log, is no part of the network.
+    """
+    layers = repr((model.backbone, model.predictor))
+    return hashlib.sha256(re.sub(r' at 0x[0-9a-f]+', '', layers).encode()).hexdigest()
 
 
 @contextmanager
