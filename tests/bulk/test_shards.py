@@ -138,6 +138,8 @@ def test_leftovers_of_a_killed_run_go(manifest, tmp_path):
         with staged_file(folder / 'shard-00000.parquet') as file:
             file.write_bytes(b'half')
             (folder / '.timm-drnet-0123abcd.parquet').write_bytes(b'half')
+            (folder / '.timm-drnet-4567cdef').mkdir()  # of an engine's export
+            (folder / '.timm-drnet-4567cdef' / 'predictor.onnx').write_bytes(b'half')
     with output_of(manifest, tmp_path / 'out') as folder:
         assert {path.name for path in folder.iterdir()} == kept | {'shard-00000.parquet'}
 

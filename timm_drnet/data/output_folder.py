@@ -145,13 +145,17 @@ def staged_file(target: Path, durable: bool = False) -> Iterator[Path]:
 
 
 def remove_staged(folder: Path) -> None:
-    """Delete the incomplete files of processes that were killed.
+    """Delete the incomplete files and folders of processes that were killed.
 
     Args:
-        folder: Where `staged_file` was used, and is not in use now.
+        folder: Where `staged_file` and `staged` were used, and are not in use now.
     """
     for path in folder.iterdir():
-        if _STAGED.fullmatch(path.name) and path.is_file():
+        if not _STAGED.fullmatch(path.name):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
             path.unlink()
 
 
