@@ -12,6 +12,7 @@ import torch
 
 from ..core.drnet import DRNet
 from ..core.norm import resize
+from ..data.output_folder import staged
 from .arrays import Array
 from .export import export_model, write_manifest
 from .manifest import MANIFEST
@@ -106,13 +107,14 @@ class Exports:
         if not original.exists():
             export_model(self._model, original, self._costs)
         if not folder.exists():
-            shutil.copytree(original, folder)
-            manifest = json.loads((folder / MANIFEST).read_text(encoding='utf-8'))
-            files = [entry for entry in (manifest['files']['predictor'], *manifest['files']['branches']) if entry]
-            images = self._images if precision == 'int8' else None
-            check_calibration(precision, images, self._model.num_classes)
-            quantization = lower_files(folder, files, precision, images)
-            write_manifest(folder, {**manifest, 'precision': precision, 'quantization': quantization})
+            with staged(folder) as lowered:
+                shutil.copytree(original, lowered, dirs_exist_ok=True)
+                manifest = json.loads((lowered / MANIFEST).read_text(encoding='utf-8'))
+                files = [entry for entry in (manifest['files']['predictor'], *manifest['files']['branches']) if entry]
+                images = self._images if precision == 'int8' else None
+                check_calibration(precision, images, self._model.num_classes)
+                quantization = lower_files(lowered, files, precision, images)
+                write_manifest(lowered, {**manifest, 'precision': precision, 'quantization': quantization})
         return folder
 
 
