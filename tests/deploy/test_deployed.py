@@ -228,6 +228,7 @@ def test_pretrain_stage_runs_the_largest(make_tiny, shake, images):
 
 def test_configuration_comes_along(tiny):
     deployed = tiny.deploy(micro_batch=0)
+    assert not hasattr(deployed, 'predictor_scores')  # the model's have the dial outside
     assert resolve_model_data_config(deployed) == resolve_model_data_config(tiny)
     for name in ('resolutions', 'num_classes', 'in_chans', 'args'):
         assert getattr(deployed, name) == getattr(tiny, name)
