@@ -222,6 +222,7 @@ def test_pretrain_stage_runs_the_largest(make_tiny, shake, images):
     deployed = model.deploy(micro_batch=0)
     x = images(3)
     assert deployed.predict_resolution(x).tolist() == [0, 0, 0]
+    assert deployed.predictor is None  # which would never run
     with torch.no_grad():
         close(deployed(x), model(x))
 

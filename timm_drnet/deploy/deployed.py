@@ -33,7 +33,7 @@ class DeployedDRNet(nn.Module):
     call `calibrate`.
 
     Args:
-        predictor: From (B, C, S, S) to (B, M) scores; None for a cascade.
+        predictor: From (B, C, S, S) to (B, M) scores; None where none runs: in a cascade and in the pretrain stage.
         branches: One for each candidate, from (B, C, r, r) to (B, num_classes).
         model: The model that they come from.
     """
