@@ -14,7 +14,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -111,7 +111,6 @@ class OnnxDRNet:
             runtimes.check_providers(providers)
         on_cpu = providers is None or runtimes.provider_names(providers) == ['CPUExecutionProvider']
         self._reducing_gap = reducing_gap
-        self._resize: Callable[[Array, int], Array] = resize  # where PyTorch is at hand, its own is faster
         self._micro_batch = micro_batch or (_MICRO_BATCH if on_cpu else None)
 
         def load(entry: dict[str, Any], side: int, outputs: int) -> runtimes.Program:
@@ -295,6 +294,10 @@ class OnnxDRNet:
             logits[rows[stops]], choice[rows[stops]] = answers[stops], j
             rows = rows[~stops]
         return logits, choice
+
+    def _resize(self, x: Array, size: int) -> Array:
+        """Images, (B, C, S, S), at another size; what has PyTorch at hand overrides it."""
+        return resize(x, size)
 
     def _run(self, program: runtimes.Program, x: Array, rows: NDArray[np.integer[Any]], side: int) -> Array:
         """Some of the images through one model: resized and run part by part."""
