@@ -20,9 +20,6 @@ from .onnx_runner import OnnxDRNet
 from .precision import check_calibration, lower_files
 from .runtimes import pick_runtime
 
-ONNX_ENGINES = ('onnxruntime', 'onnxruntime-int8', 'openvino', 'openvino-bf16', 'openvino-int8')
-"""A runtime each, and the precision if it is not float32."""
-
 
 class _Runner(OnnxDRNet):
     """A runner that resizes by PyTorch: the same within the last digits, in a fifth of the time."""
