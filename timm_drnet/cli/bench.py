@@ -77,8 +77,9 @@ def _measure(args: argparse.Namespace, model: DRNet, mix: tuple[float, ...]) -> 
         for size in args.batch_size:
             images = _images(args, model, size)
             exports = exports or stack.enter_context(exports_for(model, images[0]))
-            batches = mixed_batches(images[0], mix) if not args.data else [
-                Batch(x, model.predict_resolution(x), 1.0) for x in images]
+            with torch.inference_mode():
+                batches = mixed_batches(images[0], mix) if not args.data else [
+                    Batch(x, model.predict_resolution(x), 1.0) for x in images]
             total = len(batches) * len(args.engine) * (args.repeats + 1)
             with tqdm(total=total, desc=f'batch {size}', leave=False, disable=None) as progress:
                 engines = {
