@@ -131,6 +131,17 @@ def test_bad_arguments(run, args, told):
     assert re.fullmatch(f'timm-drnet bench: .*{told}.*\n', err), err
 
 
+def test_model_that_does_not_deploy(run, monkeypatch):
+    def refuse(model):
+        raise RuntimeError('ResNet cannot be deployed: the result differs. Use the model as it is.')
+
+    monkeypatch.setattr('timm_drnet.evaluate.engines.deploy', refuse)
+    code, out, err = run('--engine', 'deployed', '-b', 1)
+    assert (code, out) == (2, '')
+    assert err == (
+        'timm-drnet bench: --engine deployed: ResNet cannot be deployed: the result differs. Use the model as it is.\n')
+
+
 def test_too_few_photographs(run, tmp_path):
     Image.new('RGB', (80, 80)).save(tmp_path / 'one.png')
     (tmp_path / 'broken.jpg').write_bytes(b'no image')
