@@ -10,6 +10,7 @@ import torch
 from ..cascade.climb import climb
 from ..core.norm import resize
 from ..core.routing import check_choices, check_images, route
+from ..data.pixels import first_line
 from .manifest import InvalidExportError, read_file, read_manifest
 from .priced_predictor import chosen
 
@@ -101,10 +102,9 @@ class ExportedDRNet:
         try:
             return load_program(content)
         except Exception as error:  # of many types
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise InvalidExportError(
-                f'{os.path.join(path, entry["name"])}: PyTorch {torch.__version__} cannot load it ({reason}); install a'
-                ' newer one, or export the model again') from error
+                f'{os.path.join(path, entry["name"])}: PyTorch {torch.__version__} cannot load it'
+                f' ({first_line(error)}); install a newer one, or export the model again') from error
 
     @torch.no_grad()
     def _climb(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
