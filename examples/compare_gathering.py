@@ -18,7 +18,8 @@ import timm_drnet
 from timm_drnet.bulk.grouping import classify_grouped
 from timm_drnet.cli.common import load_model
 from timm_drnet.data.reading import image_loader, read_some
-from timm_drnet.deploy.onnx_engine import ONNX_ENGINES, OnnxEngine
+from timm_drnet.deploy.engine_names import ONNX_ENGINES
+from timm_drnet.deploy.onnx_engine import OnnxEngine
 
 
 def main() -> int:

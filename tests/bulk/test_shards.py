@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,6 +12,7 @@ from timm_drnet.bulk.listing import Footer, Listing
 from timm_drnet.bulk.manifest import MANIFEST, make_manifest, output_of
 from timm_drnet.bulk.shards import ShardFolder
 from timm_drnet.data.output_folder import staged_file
+from timm_drnet.train.routing_log import install_routing_log
 
 LABELS = ('a', 'b', 'c', 'd', 'e')
 
@@ -83,6 +85,37 @@ def test_shard_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
     assert os.path.basename(temporary).startswith('.')  # no reader takes it for data
 
 
+def test_windows(manifest, tmp_path, monkeypatch):
+    """It opens no folder, locks none, and syncs no file that was opened to read."""
+    fcntl = pytest.importorskip('fcntl')
+    real_open, real_fsync = os.open, os.fsync
+
+    def open_file(path, *args, **kwargs):
+        if os.path.isdir(path):
+            raise PermissionError(13, 'Permission denied', str(path))
+        return real_open(path, *args, **kwargs)
+
+    def fsync(descriptor):
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(9, 'Bad file descriptor')
+        synced.append(descriptor)
+        real_fsync(descriptor)
+
+    synced = []
+    monkeypatch.delattr(os, 'O_DIRECTORY')
+    monkeypatch.setitem(sys.modules, 'fcntl', None)
+    monkeypatch.setattr(os, 'open', open_file)
+    monkeypatch.setattr(os, 'fsync', fsync)
+    with output_of(manifest, tmp_path / 'out') as folder:
+        ShardFolder(folder, 2, 10).write(0, rows(2))
+    assert len(synced) == 2
+    assert sorted(path.name for path in folder.iterdir()) == [MANIFEST, 'shard-00000.parquet']
+    (tmp_path / 'file').write_text('')
+    for name in ('nowhere/out', 'file'):
+        with pytest.raises(ValueError, match=f'Invalid output .*{name}: '), output_of(manifest, tmp_path / name):
+            pass
+
+
 @pytest.fixture
 def manifest(tiny):
     return make_manifest(tiny, Listing(['/a.jpg', '/b.jpg']), LABELS, 1, 10)
@@ -105,6 +138,8 @@ def test_leftovers_of_a_killed_run_go(manifest, tmp_path):
         with staged_file(folder / 'shard-00000.parquet') as file:
             file.write_bytes(b'half')
             (folder / '.timm-drnet-0123abcd.parquet').write_bytes(b'half')
+            (folder / '.timm-drnet-4567cdef').mkdir()  # of an engine's export
+            (folder / '.timm-drnet-4567cdef' / 'predictor.onnx').write_bytes(b'half')
     with output_of(manifest, tmp_path / 'out') as folder:
         assert {path.name for path in folder.iterdir()} == kept | {'shard-00000.parquet'}
 
@@ -168,6 +203,7 @@ def test_other_arguments_are_refused_by_name(
 
 
 def test_what_rows_do_not_depend_on_may_change(tiny, like_tiny, tmp_path):
+    install_routing_log(tiny)  # as training does: the network is the same
     with output_of(make_manifest(tiny, TWO, LABELS, 1, 10, 'image'), tmp_path / 'out'):
         pass
     other = like_tiny(alpha=2.0, eta=1.0, tau=2.0, joint_resolutions='all', cost=[3, 2, 1, 1])

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 import timm_drnet
-from timm_drnet.bulk.engine import ENGINES as BULK_ENGINES
+from timm_drnet.bulk import engine
 from timm_drnet.cli import main, parsers
 from timm_drnet.cli.arguments import DEFAULT_MODEL, REDUCING_GAP
 from timm_drnet.cli.bench import _DTYPES
 from timm_drnet.data import pixels
 from timm_drnet.deploy.export import FORMATS
 from timm_drnet.deploy.manifest import PRECISIONS
-from timm_drnet.evaluate.engines import ENGINES
+from timm_drnet.evaluate import engines
 
 COMMANDS = {
     'predict': ['IMAGE'], 'classify': ['MODEL', '--input', 'IMAGES', '--output', 'OUT'], 'validate': ['MODEL', 'DATA'],
@@ -54,9 +54,10 @@ def test_every_command_has_its_module():
 
 def test_constants_are_those_of_the_modules_that_are_not_imported():
     assert timm_drnet.DEFAULT_MODEL == DEFAULT_MODEL
-    assert (ENGINES, FORMATS, tuple(_DTYPES)) == (parsers.ENGINES, parsers.EXPORT_FORMATS, parsers.DTYPES)
+    assert (FORMATS, tuple(_DTYPES), PRECISIONS) == (parsers.EXPORT_FORMATS, parsers.DTYPES, parsers.PRECISIONS)
     assert pixels.REDUCING_GAP == REDUCING_GAP
-    assert (PRECISIONS, BULK_ENGINES) == (parsers.PRECISIONS, parsers.BULK_ENGINES)
+    assert parsers.ENGINES is engines.ENGINES
+    assert parsers.BULK_ENGINES is engine.BULK_ENGINES
 
 
 @pytest.mark.parametrize(('command', 'arguments', 'told'), [

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 import timm_drnet
@@ -66,7 +67,14 @@ def test_cascade(run):
     assert '--mix 0.4,0.2,0.4: the cascade leaves 48 px out; give it 0' in err
 
 
-def test_photographs_at_the_resolutions_predicted_for_them(run):
+def test_photographs_at_the_resolutions_predicted_for_them(run, monkeypatch):
+    run_at = timm_drnet.DRNet._run
+
+    def without_gradients(self, index, x):
+        assert not torch.is_grad_enabled()
+        return run_at(self, index, x)
+
+    monkeypatch.setattr(timm_drnet.DRNet, '_run', without_gradients)
     code, out, err = run(
         '--data', PHOTOS, '-b', 4, '--engine', 'eager', '--json', model=timm_drnet.DEFAULT_MODEL, kwargs=())
     assert code == 0, err
@@ -121,6 +129,17 @@ def test_bad_arguments(run, args, told):
     code, out, err = run(*args)
     assert (code, out) == (2, '')
     assert re.fullmatch(f'timm-drnet bench: .*{told}.*\n', err), err
+
+
+def test_model_that_does_not_deploy(run, monkeypatch):
+    def refuse(model):
+        raise RuntimeError('ResNet cannot be deployed: the result differs. Use the model as it is.')
+
+    monkeypatch.setattr('timm_drnet.evaluate.engines.deploy', refuse)
+    code, out, err = run('--engine', 'deployed', '-b', 1)
+    assert (code, out) == (2, '')
+    assert err == (
+        'timm-drnet bench: --engine deployed: ResNet cannot be deployed: the result differs. Use the model as it is.\n')
 
 
 def test_too_few_photographs(run, tmp_path):

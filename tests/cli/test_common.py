@@ -11,7 +11,7 @@ from timm.data import ImageNetInfo
 import timm_drnet
 from timm_drnet import DEFAULT_MODEL
 from timm_drnet.cli import main
-from timm_drnet.cli.common import load_model, pick_device
+from timm_drnet.cli.common import first_line, load_model, pick_device
 from timm_drnet.cli.output import UserError
 from timm_drnet.data.labels import class_labels
 from timm_drnet.data.reading import image_loader
@@ -208,6 +208,15 @@ def test_path_in_place_of_the_name_of_a_model(command, told, tmp_path, capsys):
 def test_model_without_weights_says_how_to_give_them():
     with pytest.raises(UserError, match='--checkpoint'):
         load_model('drnet', backbone='mobilenetv2_035')
+
+
+@pytest.mark.parametrize(('error', 'told'), [
+    (PermissionError(13, 'Permission denied', 'photos/inner'), 'photos/inner: Permission denied'),
+    (ValueError('\nno such thing\nat all'), 'no such thing'),
+    (KeyError(), 'KeyError'),
+])
+def test_errors_are_told_in_one_line(error, told):
+    assert first_line(error) == told
 
 
 def test_unknown_device_is_refused():

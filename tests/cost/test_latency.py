@@ -87,6 +87,13 @@ def test_real_clock(tiny):
     assert latency_table(tiny.deploy(micro_batch=0), 2, 3)[0].backbone_ms > 0
 
 
+def test_nothing_is_timed_as_it_was_compiled(tiny):
+    ran = []
+    tiny.compile(backend=lambda graph, inputs: ran.append(graph) or graph)
+    latency_table(tiny, batch_size=2, repeats=1)
+    assert ran == []
+
+
 def test_measured_within_a_step_leaves_its_weights_their_gradients(tiny, images):
     with torch.autocast('cpu', torch.bfloat16):
         latency_table(tiny, batch_size=1, repeats=1)

@@ -222,12 +222,14 @@ def test_pretrain_stage_runs_the_largest(make_tiny, shake, images):
     deployed = model.deploy(micro_batch=0)
     x = images(3)
     assert deployed.predict_resolution(x).tolist() == [0, 0, 0]
+    assert deployed.predictor is None  # which would never run
     with torch.no_grad():
         close(deployed(x), model(x))
 
 
 def test_configuration_comes_along(tiny):
     deployed = tiny.deploy(micro_batch=0)
+    assert not hasattr(deployed, 'predictor_scores')  # the model's have the dial outside
     assert resolve_model_data_config(deployed) == resolve_model_data_config(tiny)
     for name in ('resolutions', 'num_classes', 'in_chans', 'args'):
         assert getattr(deployed, name) == getattr(tiny, name)

@@ -35,6 +35,7 @@ def test_choices_and_logits_are_the_model_s(tiny, exported):
     large = torch.nn.functional.interpolate(x, scale_factor=2)
     torch.testing.assert_close(loaded.forward_at(large, choice), tiny.forward_at(large, choice), rtol=0, atol=1e-5)
     refuses_bad_input(loaded, x)
+    refuses_scores_that_are_not_finite(loaded, x)
     refuses_harmed_folders(folder)
     refuses_lies(folder)
 
@@ -47,6 +48,17 @@ def refuses_bad_input(loaded, x):
     for choice in (3, -1, torch.arange(9), torch.zeros(8, dtype=torch.int64), torch.zeros(9)):
         with pytest.raises(ValueError, match='Invalid choice'):
             loaded.forward_at(x, choice)
+
+
+def refuses_scores_that_are_not_finite(loaded, x):
+    """As the model does."""
+    damaged = x.clone()
+    damaged[2] = float('nan')
+    chosen = loaded.predict_resolution(x)
+    chosen[2] = -1
+    assert torch.equal(loaded.predict_resolution(damaged), chosen)
+    with pytest.raises(ValueError, match='Invalid choice -1: .* scores are not finite'):
+        loaded(damaged)
 
 
 def refuses_harmed_folders(folder):

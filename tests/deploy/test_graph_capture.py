@@ -72,6 +72,14 @@ def test_torchscript(routed):
             torch.testing.assert_close(script(x[4:5]), model(x[4:5]))
 
 
+@pytest.mark.parametrize(('way', 'error'), [(torch.jit.script, torch.jit.Error), (torch.fx.symbolic_trace, ValueError)])
+def test_scores_that_are_not_finite(routed, way, error):
+    model, x = routed
+    x[3] = float('nan')
+    with pytest.raises(error, match='Invalid choice -1: the scores of the predictor are not finite'):
+        way(model)(x)
+
+
 def test_scripting_leaves_the_model_alone(routed):
     model, x = routed
     before = model(x)

@@ -24,7 +24,7 @@ import timm_drnet
 from timm_drnet.data import files, pixels
 from timm_drnet.data.pixels import UnreadableImageError, open_image
 from timm_drnet.data.reading import image_loader
-from timm_drnet.deploy import arrays, manifest, onnx_runner, preprocessing, runtimes
+from timm_drnet.deploy import arrays, manifest, onnx_engine, onnx_runner, preprocessing, runtimes
 from timm_drnet.deploy.arrays import resize
 from timm_drnet.deploy.export import export_model
 from timm_drnet.deploy.manifest import InvalidExportError, manifest_digest
@@ -180,6 +180,21 @@ def test_cascade_without_a_classifier_runs_at_the_largest(runner, copied, photos
     x = photos[:2].numpy()
     assert headless.predict_resolution(x).tolist() == [0, 0]
     np.testing.assert_array_equal(headless(x), runner.forward_at(x, 0))
+
+
+def test_precision_that_fails_leaves_nothing_behind(model, folder, monkeypatch):
+    """Else the float32 files would be taken for it the next time."""
+    monkeypatch.setattr(onnx_engine, 'export_model', lambda model, out, costs: shutil.copytree(folder, out))
+
+    def fail(*args):
+        raise ValueError('no')
+
+    with onnx_engine.Exports(model, timm_drnet.cost_table(model), torch.zeros(1, 3, 64, 64)) as exports:
+        monkeypatch.setattr(onnx_engine, 'lower_files', fail)
+        for _ in range(2):
+            with pytest.raises(ValueError, match='no'):
+                exports.folder('onnxruntime-int8')
+        assert [path.name for path in exports.folder('onnxruntime').parent.iterdir()] == ['float32']
 
 
 @pytest.mark.parametrize('runtime', RUNTIMES)
@@ -379,6 +394,24 @@ def test_bad_images_and_choices(runner, photos):
     for choice in (3, -1, np.array([0, 3]), np.array([0]), np.array([[0, 1]]), np.array([0.0, 1.0])):
         with pytest.raises(ValueError, match='Invalid choice'):
             runner.forward_at(x, choice)
+
+
+def test_predictor_that_overflows(runner, photos):
+    """As in half precision: a softmax would not notice, and an argmax routes."""
+    x = photos[:6].numpy()
+    chosen = runner.predict_resolution(x)
+    predictor = runner._predictor
+
+    def overflow(x):
+        scores = predictor(x)
+        scores[3, 0] = np.inf
+        return scores
+
+    runner._predictor = overflow
+    assert runner.predict_resolution(x).tolist() == [*chosen[:3], -1, *chosen[4:]]
+    for call in (runner, lambda x: runner.classify(list(x))):
+        with pytest.raises(ValueError, match='Invalid choice -1: .* scores are not finite'):
+            call(x)
 
 
 def test_bad_arguments(folder):

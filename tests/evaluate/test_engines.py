@@ -6,7 +6,8 @@ from functools import partial
 import pytest
 import torch
 
-from timm_drnet.evaluate.engines import ENGINES, Pieces, exports_for, prepare_engine
+from timm_drnet.deploy.engine_names import ENGINES
+from timm_drnet.evaluate.engines import Pieces, exports_for, prepare_engine
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,7 @@
 """Analysis: the choices of a router, image by image, held against those of an oracle that knows the labels."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 
@@ -217,7 +217,7 @@ def _compare(
         agreement=_mean(choices == spent),
         agreement_by_chance=float(share_chosen @ share_spent),
         right_when_possible=_mean(at_choice[possible]) if possible.any() else None,
-        outcomes=Outcomes(**{name: outcomes.count(name) for name in Outcomes.__dataclass_fields__}),
+        outcomes=Outcomes(**{field.name: outcomes.count(field.name) for field in fields(Outcomes)}),
     )
 
 

@@ -13,14 +13,13 @@ import torch
 from ..core.drnet import DRNet
 from ..cost.flops import cost_table
 from ..deploy.deployment import deploy
+from ..deploy.engine_names import BULK_ENGINES
 from ..deploy.export import export_model
-from ..deploy.onnx_engine import ONNX_ENGINES, OnnxEngine, split_name
+from ..deploy.onnx_engine import OnnxEngine, split_name
 from ..deploy.runtimes import pick_runtime
 from .decoding import Decoder
 from .grouping import Routed
 from .listing import Listing
-
-ENGINES = ('deployed', *ONNX_ENGINES)
 
 _FOLDER = '_engine'
 """What begins like this is not data to Parquet's readers."""
@@ -33,7 +32,7 @@ def check_engine(name: str, model: DRNet, num_gpus: float | None) -> str:
     """Check an engine before anything is read.
 
     Args:
-        name: One of `ENGINES`.
+        name: One of `BULK_ENGINES`.
         model: The model.
         num_gpus: Accelerators of each worker.
 
@@ -45,8 +44,8 @@ def check_engine(name: str, model: DRNet, num_gpus: float | None) -> str:
         RuntimeError: If the model cannot be deployed.
         ValueError: If there is no such engine, or it runs on no accelerator.
     """
-    if name not in ENGINES:
-        raise ValueError(f'Invalid engine {name!r}: use one of {", ".join(map(repr, ENGINES))}.')
+    if name not in BULK_ENGINES:
+        raise ValueError(f'Invalid engine {name!r}: use one of {", ".join(map(repr, BULK_ENGINES))}.')
     if name == 'deployed':
         deploy(model, micro_batch=0)
         return 'float32'
@@ -68,7 +67,7 @@ def engine_files(
     """What workers need of an engine beside the model.
 
     Args:
-        name: One of `ENGINES`.
+        name: One of `BULK_ENGINES`.
         model: The model.
         output: The folder of the run, where the export is kept.
         listing: The images, some of which int8 is calibrated with.
@@ -96,7 +95,7 @@ def start_engine(name: str, model: DRNet, files: dict[str, bytes] | None, thread
     """Make an engine ready in a worker.
 
     Args:
-        name: One of `ENGINES`.
+        name: One of `BULK_ENGINES`.
         model: The model.
         files: As `engine_files` returns them.
         threads: Cores to use.

@@ -101,8 +101,12 @@ def make_manifest(
 
 
 def _architecture(model: DRNet) -> str:
-    """What the layers are: an activation, a stride or a kind of pooling is no part of the weights."""
-    return hashlib.sha256(re.sub(r' at 0x[0-9a-f]+', '', repr(model)).encode()).hexdigest()
+    """What the layers are: an activation, a stride or a kind of pooling is no part of the weights.
+
+    What training hangs on a model, such as its log, is no part of the network.
+    """
+    layers = repr((model.backbone, model.predictor))
+    return hashlib.sha256(re.sub(r' at 0x[0-9a-f]+', '', layers).encode()).hexdigest()
 
 
 @contextmanager
@@ -123,20 +127,15 @@ def output_of(manifest: dict[str, Any], output: str | os.PathLike[str]) -> Itera
     """
     folder = Path(os.path.abspath(output))
     try:
-        if folder.parent.is_dir():
-            folder.mkdir(exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY | getattr(os, 'O_DIRECTORY', 0))
+        folder.mkdir(exist_ok=True)
     except OSError as error:
         raise ValueError(f'Invalid output {output}: {error.strerror}; name a folder in one that exists.') from error
-    try:
-        _lock(descriptor, output)
+    with _lock(folder, output):
         if not os.access(folder, os.W_OK):
             raise ValueError(f'Invalid output {output}: no permission to write there; name another folder.')
         remove_staged(folder)
         _check(folder, manifest, output)
         yield folder
-    finally:
-        os.close(descriptor)  # and with it goes the lock, as it does when the process dies
 
 
 def _check(folder: Path, manifest: dict[str, Any], output: str | os.PathLike[str]) -> None:
@@ -176,14 +175,24 @@ def _difference(key: str, meaning: str, earlier: Any, now: Any) -> str:
     return f'another {meaning}' if key in ('inputs', 'architecture') else f'other {meaning}'
 
 
-def _lock(descriptor: int, output: str | os.PathLike[str]) -> None:
+@contextmanager
+def _lock(folder: Path, output: str | os.PathLike[str]) -> Iterator[None]:
     try:
         import fcntl
-    except ImportError:  # Windows has none
+    except ImportError:  # Windows has none, and opens no folder
+        yield
         return
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise ValueError(f'Invalid output {output}: another run is writing there; wait for it.') from error
-    except OSError:  # some file systems have no locks either
-        return
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise ValueError(f'Invalid output {output}: {error.strerror}; name another folder.') from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f'Invalid output {output}: another run is writing there; wait for it.') from error
+        except OSError:  # some file systems have no locks either
+            pass
+        yield
+    finally:
+        os.close(descriptor)  # and with it goes the lock, as it does when the process dies

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .shards import ShardFolder
+from .shards import ShardFolder, shard_file
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class BulkReport:
         import pyarrow.parquet as pq
 
         for shard in range(self.shards):
-            table = pq.read_table(ShardFolder(self.folder, 0, 1).file(shard), columns=['path', 'row', 'error'])
+            table = pq.read_table(shard_file(self.folder, shard), columns=['path', 'row', 'error'])
             for row in table.filter(pc.is_valid(table['error'])).to_pylist():
                 yield row['path'], row['row'], row['error']
 

@@ -81,8 +81,8 @@ def classify_bulk(
         address: Of a Ray cluster to join. None for this machine alone.
         progress: Whether to show on stderr how far the run is: a bar on a terminal, else a line now and then.
         columns: Columns of Parquet files that are carried over into the output; None for all but the images.
-        engine: What runs the model: ``deployed``, or one of ONNX Runtime and OpenVINO on CPUs, `ENGINES` of
-            `timm_drnet.bulk.engine`. int8 is calibrated with some of the images.
+        engine: What runs the model: ``deployed``, or one of ONNX Runtime and OpenVINO on CPUs, `BULK_ENGINES`
+            of `timm_drnet.deploy.engine_names`. int8 is calibrated with some of the images.
         reducing_gap: How many times the size that the model needs a JPEG file is decoded at least; None to decode all.
 
     Returns:

@@ -10,6 +10,11 @@ from typing import Any
 from ..data.output_folder import staged_file
 
 
+def shard_file(folder: Path, shard: int) -> Path:
+    """Where a shard of a folder is, or will be."""
+    return folder / f'shard-{shard:05d}.parquet'
+
+
 class ShardFolder:
     """A folder of shards: shard k holds the images from number ``k * shard_size``.
 
@@ -30,7 +35,7 @@ class ShardFolder:
 
     def file(self, shard: int) -> Path:
         """Where a shard is, or will be."""
-        return self.path / f'shard-{shard:05d}.parquet'
+        return shard_file(self.path, shard)
 
     def span(self, shard: int) -> tuple[int, int]:
         """The number of a shard's first image, and the number after its last."""

@@ -4,6 +4,7 @@ A worker decodes what it classifies, which keeps every core busy without moving 
 have accelerators, those must not wait for Pillow, so decoders of their own go before them.
 """
 
+import itertools
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -169,7 +170,7 @@ class ClassifyingWorker:
         if head is None:  # nothing to classify
             return _answers(positions, errors, [], [], [], self._began)
         choices, logits = classify_grouped(
-            self._model, _chain(head, stream), self._batch_size, self._device, self._normalize)
+            self._model, itertools.chain([head], stream), self._batch_size, self._device, self._normalize)
         best = logits.softmax(dim=1).topk(self._topk, dim=1)
         return _answers(
             positions, errors, choices.tolist(), best.indices.tolist(), best.values.tolist(), self._began)
@@ -223,11 +224,6 @@ def _units(units: Any) -> Iterator[tuple[int, list[Location]]]:
         yield unit['first'], [
             Location(path, None if row == _NO_ROW else row)
             for path, row in zip(unit['paths'], unit['rows'], strict=True)]
-
-
-def _chain(head: torch.Tensor, rest: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
-    yield head
-    yield from rest
 
 
 def _answers(

@@ -26,7 +26,7 @@ from ..evaluate.bench import Batch, Benchmark, bench, describe_machine, mixed_ba
 from ..evaluate.engines import Engine, exports_for, prepare_engine
 from ..evaluate.results import Results
 from ..evaluate.speed_plot import plot_speed
-from .common import load_model, pick_device
+from .common import first_line, load_model, pick_device
 from .output import Column, UserError, show, table, tell
 
 _PLOTS = ('.png', '.svg', '.pdf')
@@ -77,8 +77,9 @@ def _measure(args: argparse.Namespace, model: DRNet, mix: tuple[float, ...]) -> 
         for size in args.batch_size:
             images = _images(args, model, size)
             exports = exports or stack.enter_context(exports_for(model, images[0]))
-            batches = mixed_batches(images[0], mix) if not args.data else [
-                Batch(x, model.predict_resolution(x), 1.0) for x in images]
+            with torch.inference_mode():
+                batches = mixed_batches(images[0], mix) if not args.data else [
+                    Batch(x, model.predict_resolution(x), 1.0) for x in images]
             total = len(batches) * len(args.engine) * (args.repeats + 1)
             with tqdm(total=total, desc=f'batch {size}', leave=False, disable=None) as progress:
                 engines = {
@@ -174,7 +175,10 @@ def _prepare(
         progress: Any,
 ) -> Engine:
     progress.set_postfix_str(f'prepare {name}')  # it may look for the best pieces for a minute
-    engine = prepare_engine(name, model, images, threads, exports)
+    try:
+        engine = prepare_engine(name, model, images, threads, exports)
+    except RuntimeError as error:  # of folding that would change the results; a compiler may have others
+        raise UserError(f'--engine {name}: {first_line(error)}') from error
     progress.set_postfix_str('')
     return engine
 

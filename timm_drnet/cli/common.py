@@ -9,6 +9,7 @@ import torch
 from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]  # the client's transport
 from safetensors import SafetensorError
 
+from ..data import pixels
 from ..data.labels import read_names
 from ..data.output_folder import check_output_folder, staged
 from ..hub import zoo  # noqa: F401  # registers the models
@@ -233,7 +234,8 @@ def read_checkpoint(checkpoint: str, option: str) -> tuple[TrainingRun, dict[str
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line."""
+    """What an error says, in one line, with the file that it is about."""
     if isinstance(error, HfHubHTTPError):  # its first line is the number of the status
         return ' '.join(str(error).split())
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    where = f'{error.filename}: ' if isinstance(error, OSError) and error.filename is not None else ''
+    return where + pixels.first_line(error)

@@ -4,6 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
+from ..deploy.engine_names import BULK_ENGINES, ENGINES
 from ..version import __version__
 from .arguments import (
     DEFAULT_MODEL,
@@ -26,10 +27,6 @@ from .arguments import (
 )
 
 # As the modules have them that do the work, whose import takes seconds.
-ENGINES = (
-    'eager', 'deployed', 'deployed-bf16', 'compile', 'onnxruntime', 'onnxruntime-int8', 'openvino', 'openvino-bf16',
-    'openvino-int8')
-BULK_ENGINES = ('deployed', *ENGINES[4:])
 EXPORT_FORMATS = ('onnx', 'torch')
 PRECISIONS = ('float32', 'bf16', 'fp16', 'int8')
 DTYPES = ('float32', 'bfloat16')

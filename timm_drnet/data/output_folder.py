@@ -133,11 +133,11 @@ def staged_file(target: Path, durable: bool = False) -> Iterator[Path]:
             file.touch()
             mode = stat.S_IMODE((place if place.exists() else file).stat().st_mode)
             yield file
-            file.chmod(mode)
             if durable:
                 _sync(file)
+            file.chmod(mode)
             os.replace(file, place)
-            if durable:
+            if durable and hasattr(os, 'O_DIRECTORY'):  # Windows opens no folder
                 _sync(place.parent)
         except BaseException:
             file.unlink(missing_ok=True)
@@ -145,18 +145,22 @@ def staged_file(target: Path, durable: bool = False) -> Iterator[Path]:
 
 
 def remove_staged(folder: Path) -> None:
-    """Delete the incomplete files of processes that were killed.
+    """Delete the incomplete files and folders of processes that were killed.
 
     Args:
-        folder: Where `staged_file` was used, and is not in use now.
+        folder: Where `staged_file` and `staged` were used, and are not in use now.
     """
     for path in folder.iterdir():
-        if _STAGED.fullmatch(path.name) and path.is_file():
+        if not _STAGED.fullmatch(path.name):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
             path.unlink()
 
 
 def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # Windows syncs no file opened to read
     try:
         os.fsync(descriptor)
     finally:

@@ -37,7 +37,9 @@ def check_choices(choice: int | NDArray[np.integer[Any]], number: int, candidate
             f' {number} images.')
     invalid = choices[(choices < 0) | (choices >= candidates)]
     if len(invalid):
-        raise ValueError(f'Invalid choice {invalid[0]}: there are {candidates} candidates, counted from 0.')
+        raise ValueError(
+            f'Invalid choice {invalid[0]}: there are {candidates} candidates, counted from 0. A router gives -1 where'
+            ' its scores are not finite, as those of damaged weights, or of half precision that overflows.')
     return choices
 
 

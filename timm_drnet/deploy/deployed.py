@@ -19,6 +19,7 @@ from ..core.routing import check_choices, check_images, check_index, route
 from .graph_capture import refuse_tracing
 from .onednn import FusedConv
 from .pieces import ROUNDS, cut_up, fastest_cut, random_images
+from .priced_predictor import chosen
 from .stopwatch import seconds_of
 
 _FILLING = 64  # images that keep an accelerator busy: with a few, the time is what it takes to start its kernels
@@ -32,7 +33,7 @@ class DeployedDRNet(nn.Module):
     call `calibrate`.
 
     Args:
-        predictor: From (B, C, S, S) to (B, M) scores; None for a cascade.
+        predictor: From (B, C, S, S) to (B, M) scores; None where none runs: in a cascade and in the pretrain stage.
         branches: One for each candidate, from (B, C, r, r) to (B, num_classes).
         model: The model that they come from.
     """
@@ -135,7 +136,7 @@ class DeployedDRNet(nn.Module):
             return self.classify(x)[1]  # type: ignore[no-any-return]
         _check_numbers(x)
         if self.args.uses_predictor:
-            return self._predict(x)
+            return chosen(self._scores(x))
         return torch.zeros(len(x), dtype=torch.int64, device=x.device)
 
     @torch.compiler.disable
@@ -210,17 +211,12 @@ class DeployedDRNet(nn.Module):
                 self.calibrate()
         return self
 
-    @torch.no_grad()
-    def predictor_scores(self, x: torch.Tensor) -> torch.Tensor:
+    def _scores(self, x: torch.Tensor) -> torch.Tensor:
         """What the predictor says of images, (B, in_chans, S, S), with the dial inside: (B, M)."""
         assert self.predictor is not None
         pieces = cut_up(x, self.predictor_micro_batch, at_most=not self.calibrated)
         size, dtype = self.args.predictor_size, self._weight().dtype
         return torch.cat([self.predictor(resize(piece, size).to(dtype)) for piece in pieces]).to(x.dtype)
-
-    def _predict(self, x: torch.Tensor) -> torch.Tensor:
-        scores = self.predictor_scores(x)
-        return torch.where(scores.isfinite().all(dim=1), scores.argmax(dim=1), -1)
 
     def _run(self, index: int, x: torch.Tensor, images: torch.Tensor | None = None) -> torch.Tensor:
         """Some images, or all, at one candidate resolution; each piece is taken together only when its turn comes."""

@@ -69,7 +69,7 @@ def _fold(model: DRNet, share_weights: bool) -> DeployedDRNet:
     else:  # nothing differs between them
         branches = [fold(model.branch(0), model.resolutions[0])] * len(model.resolutions)
     predictor = None
-    if model.predictor is not None:
+    if model.args.uses_predictor:
         priced, side = priced_predictor(model), model.args.predictor_size
         predictor = fold(priced, side)
         _check_same(predictor, priced, images(2, side))

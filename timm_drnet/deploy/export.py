@@ -321,4 +321,4 @@ def _reason(error: BaseException) -> str:
     """The first line of the error at the root: those above it tell about the exporter."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return pixels.first_line(error)

@@ -10,7 +10,9 @@ import torch
 from ..cascade.climb import climb
 from ..core.norm import resize
 from ..core.routing import check_choices, check_images, route
+from ..data.pixels import first_line
 from .manifest import InvalidExportError, read_file, read_manifest
+from .priced_predictor import chosen
 
 
 class ExportedDRNet:
@@ -49,7 +51,7 @@ class ExportedDRNet:
             Logits, (B, num_classes); in the pretrain stage those of the largest resolution.
 
         Raises:
-            ValueError: If x is not a batch of square images.
+            ValueError: If x is not a batch of square images, or the predictor's scores are not finite.
         """
         check_images(x)
         return self._climb(x)[0] if self._climbs else self.forward_at(x, self.predict_resolution(x))
@@ -62,7 +64,8 @@ class ExportedDRNet:
             x: Normalized images, (B, C, S, S).
 
         Returns:
-            Indices into ``resolutions``, (B,) int64; where it stopped in a cascade, all 0 in the pretrain stage.
+            Indices into ``resolutions``, (B,) int64; where it stopped in a cascade, all 0 in the pretrain stage, -1
+            where a predictor's scores are not finite.
 
         Raises:
             ValueError: If x is not a batch of square images.
@@ -72,7 +75,7 @@ class ExportedDRNet:
             return self._climb(x)[1]
         if self._predictor is None:
             return torch.zeros(len(x), dtype=torch.int64)
-        return self._predictor(resize(x, self.manifest['predictor_size'])).argmax(dim=1)
+        return chosen(self._predictor(resize(x, self.manifest['predictor_size'])))
 
     @torch.no_grad()
     def forward_at(self, x: torch.Tensor, choice: int | torch.Tensor) -> torch.Tensor:
@@ -99,10 +102,9 @@ class ExportedDRNet:
         try:
             return load_program(content)
         except Exception as error:  # of many types
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise InvalidExportError(
-                f'{os.path.join(path, entry["name"])}: PyTorch {torch.__version__} cannot load it ({reason}); install a'
-                ' newer one, or export the model again') from error
+                f'{os.path.join(path, entry["name"])}: PyTorch {torch.__version__} cannot load it'
+                f' ({first_line(error)}); install a newer one, or export the model again') from error
 
     @torch.no_grad()
     def _climb(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -10,7 +10,7 @@ from torch.jit import is_tracing  # type: ignore[attr-defined]
 from ..cascade.climb import confidence, rungs
 from ..core.drnet import DRNet
 from ..core.norm import resize
-from .priced_predictor import priced_predictor
+from .priced_predictor import chosen, priced_predictor
 
 
 def refuse_tracing() -> None:
@@ -39,9 +39,21 @@ def traced_forward(model: DRNet, x: Any) -> torch.Tensor:
         return climb_static(x, model.args.thresholds, branches, model.resolutions)
     if not model.args.uses_predictor:
         return branches[0](_always_resize(x, model.resolutions[0]))  # type: ignore[no-any-return]
-    h, _ = model._choose(x)
-    logits = route_static(x, h.argmax(dim=1), branches, model.resolutions)
+    h, choice = model._choose(x)  # its callers in the core check x first, which fx cannot follow
+    logits = route_static(x, check_chosen(choice), branches, model.resolutions)
     return logits * h.amax(dim=1, keepdim=True) if model.training else logits
+
+
+@torch.fx.wrap
+def check_chosen(choice: torch.Tensor) -> torch.Tensor:
+    """Refuse the -1 of scores that are not finite: no branch would run, and its image would be missing.
+
+    In a graph of torch.fx it is one node; TorchScript compiles it, and raises its error as a ``torch.jit.Error``.
+    """
+    if bool((choice < 0).any()):
+        raise ValueError(
+            'Invalid choice -1: the scores of the predictor are not finite, as those of damaged weights.')
+    return choice
 
 
 def route_static(
@@ -114,7 +126,7 @@ class ScriptedRouting(nn.Module):
         if self.predictor is None:
             choice = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         else:
-            choice = self.predictor(_always_resize(x, self.predictor_size)).argmax(dim=1)
+            choice = check_chosen(chosen(self.predictor(_always_resize(x, self.predictor_size))))
         outputs: list[torch.Tensor] = []
         order: list[torch.Tensor] = []
         for j, branch in enumerate(self.branches):

@@ -14,7 +14,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,7 +113,6 @@ class OnnxDRNet:
             runtimes.check_providers(providers)
         on_cpu = providers is None or runtimes.provider_names(providers) == ['CPUExecutionProvider']
         self._reducing_gap = reducing_gap
-        self._resize: Callable[[Array, int], Array] = resize  # where PyTorch is at hand, its own is faster
         self._micro_batch = micro_batch or (_MICRO_BATCH if on_cpu else None)
 
         def load(entry: dict[str, Any], side: int, outputs: int) -> runtimes.Program:
@@ -153,7 +152,7 @@ class OnnxDRNet:
             Logits, (B, num_classes); in the pretrain stage those of the largest resolution.
 
         Raises:
-            ValueError: If x is not a batch of square images, or not all of it is finite.
+            ValueError: If x is not a batch of square images, or not all of it or of the predictor's scores is finite.
         """
         return self._answer(check_images(x, self.manifest['in_chans']))[0]
 
@@ -164,7 +163,8 @@ class OnnxDRNet:
             x: Normalized images, (B, C, S, S).
 
         Returns:
-            Indices into ``resolutions``, (B,); where it stopped in a cascade, all 0 in the pretrain stage.
+            Indices into ``resolutions``, (B,); where it stopped in a cascade, all 0 in the pretrain stage, -1 where a
+            predictor's scores are not finite.
 
         Raises:
             ValueError: If x is not a batch of square images, or not all of it is finite.
@@ -262,15 +262,15 @@ class OnnxDRNet:
         """Logits of each image, and its choice."""
         if self._climbs:
             return self._climb(x)
-        choice = self._choose(x)
+        choice = check_choices(self._choose(x), len(x), len(self.resolutions))
         return self._route(x, choice), choice
 
     def _choose(self, x: Array) -> NDArray[np.int64]:
-        """The predictor's choices; the largest without one."""
+        """The predictor's choices, -1 where its scores are not finite; the largest without one."""
         if self._predictor is None:
             return np.zeros(len(x), np.int64)
         scores = self._run(self._predictor, x, np.arange(len(x)), self.manifest['predictor_size'])
-        return np.asarray(scores.argmax(axis=1), np.int64)
+        return np.where(np.isfinite(scores).all(axis=1), scores.argmax(axis=1), -1)
 
     def _route(self, x: Array, choices: NDArray[np.integer[Any]]) -> Array:
         """Logits of each image at its choice."""
@@ -296,6 +296,10 @@ class OnnxDRNet:
             logits[rows[stops]], choice[rows[stops]] = answers[stops], j
             rows = rows[~stops]
         return logits, choice
+
+    def _resize(self, x: Array, size: int) -> Array:
+        """Images, (B, C, S, S), at another size; what has PyTorch at hand overrides it."""
+        return resize(x, size)
 
     def _run(self, program: runtimes.Program, x: Array, rows: NDArray[np.integer[Any]], side: int) -> Array:
         """Some of the images through one model: resized and run part by part."""

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize, prune
 
+from ..core.drnet import DRNet
+
 _Module = TypeVar('_Module', bound=nn.Module)
 
 
@@ -37,6 +39,8 @@ def plain_view(module: _Module, made: dict[Any, Any] | None = None) -> _Module:
     vars(view).update(
         training=False, _parameters=dict(module._parameters), _buffers=dict(module._buffers), _modules={})
     vars(view).pop('_compiled_call_impl', None)
+    if isinstance(module, DRNet):
+        vars(view)['_compiled'] = {}  # what model.compile() keeps for its branches
     for name, child in module._modules.items():
         if child is None or not (parametrized and name == 'parametrizations'):
             view._modules[name] = None if child is None else plain_view(child, made)

@@ -1,4 +1,4 @@
-"""The predictor with the dial inside, for what is made from a model: its argmax is the choice."""
+"""The predictor with the dial inside, for what is made from a model: its scores alone tell the choice."""
 
 import torch
 from torch import nn
@@ -29,3 +29,8 @@ def priced_predictor(model: DRNet) -> nn.Module:
     lowered = bias - torch.tensor(model.prices, dtype=bias.dtype, device=bias.device)
     classifier.bias = nn.Parameter(lowered, requires_grad=False)
     return priced
+
+
+def chosen(scores: torch.Tensor) -> torch.Tensor:
+    """The choices that a priced predictor's scores, (B, M), mean: indices, (B,) int64; -1 where not all are finite."""
+    return torch.where(scores.isfinite().all(dim=1), scores.argmax(dim=1), -1)

@@ -16,11 +16,10 @@ from ..core.drnet import DRNet
 from ..core.routing import route
 from ..cost.flops import cost_table
 from ..deploy.deployment import deploy
-from ..deploy.onnx_engine import ONNX_ENGINES, Exports, OnnxEngine
+from ..deploy.engine_names import ENGINES, ONNX_ENGINES
+from ..deploy.onnx_engine import Exports, OnnxEngine
 from ..deploy.pieces import cut_up
 from ..deploy.stopwatch import seconds_of
-
-ENGINES = ('eager', 'deployed', 'deployed-bf16', 'compile', *ONNX_ENGINES)
 
 _CALIBRATION = 16
 """Images that int8 is calibrated with: too few to hold some out, so every operator is in int8. Times are the same for
@@ -52,7 +51,7 @@ def prepare_engine(
     """Make a DRNet ready to run.
 
     Args:
-        name: One of `ENGINES`.
+        name: One of `timm_drnet.deploy.engine_names.ENGINES`.
         model: The model in eval mode, on the device and in the data type to run in. It is not changed.
         batch: The images to expect, (B, C, S, S): pieces are as large as serves batches of that size.
         threads: Threads of ONNX Runtime and OpenVINO; the other engines have PyTorch's.

@@ -14,6 +14,7 @@ from torch import nn
 
 from ..core.drnet import DRNet
 from ..core.norm import ResolutionAwareNorm
+from ..data.pixels import first_line
 
 _logger = logging.getLogger(__name__)
 
@@ -78,8 +79,7 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     except (
             RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError, pickle.UnpicklingError,
             SafetensorError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f'not a checkpoint ({reason})') from error
+        raise ValueError(f'not a checkpoint ({first_line(error)})') from error
     for key, value in state_dict.items():
         if not isinstance(key, str) or not isinstance(value, torch.Tensor):
             raise ValueError(
