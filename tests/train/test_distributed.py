@@ -139,7 +139,7 @@ CASES = {
 }
 
 
-# What two ranks do without three: each kind of step once.
+# Each kind of step once; the others run with the slow tests.
 QUICK = (
     'accumulation, each rank its own resolution', 'checkpointing', 'at all resolutions, accumulation', 'pretrain',
     'shared norms', 'sync-bn', 'sync-bn, a resolution that nobody has')
@@ -152,16 +152,16 @@ def all_gradients(rank, world_size, names):
 
 @pytest.fixture(scope='module')
 def results(request, tmp_path_factory):
-    """What one process gets, and what each of several gets."""
-    world_size, names = {'two ranks': (2, QUICK), 'three ranks': (3, tuple(CASES))}[request.param]
+    """What one process gets, and what each of three gets."""
+    names = [name for name in CASES if (name in QUICK) == (request.param == 'quick')]
     [alone], together = (
-        on_ranks(all_gradients, number, tmp_path_factory.mktemp('ranks'), names) for number in (1, world_size))
+        on_ranks(all_gradients, world_size, tmp_path_factory.mktemp('ranks'), names) for world_size in (1, 3))
     return alone, together
 
 
 @pytest.mark.parametrize(('results', 'name'), [
-    *(('two ranks', name) for name in QUICK),
-    *(pytest.param('three ranks', name, marks=pytest.mark.slow) for name in CASES)], indirect=['results'])
+    ('quick', name) if name in QUICK else pytest.param('others', name, marks=pytest.mark.slow) for name in CASES
+], indirect=['results'])
 def test_gradients_are_those_of_one_process(name, results):
     alone, ranks = results[0][name], [rank[name] for rank in results[1]]
     torch.testing.assert_close(torch.stack([losses for losses, _, _ in ranks]).mean(dim=0), alone[0])
@@ -223,7 +223,7 @@ def test_measured_costs_are_those_of_the_first_rank_for_all(tmp_path):
     assert on_ranks(measuring, 2, tmp_path) == [(cost, 1), (cost, 0)]
 
 
-def training(rank, world_size, kwargs, sync, pieces, reduce):
+def training(rank, world_size, kwargs, sync=False, pieces=1, reduce=True):
     """Some updates as train.py makes them, with images and noise of each rank's own; then --dist-bn."""
     task = make_task(alpha=0.7 * ALL_COSTS[1], **kwargs)
     if sync:
@@ -234,7 +234,7 @@ def training(rank, world_size, kwargs, sync, pieces, reduce):
     task.setup_ema(decay=0.9)
     task.prepare_distributed(broadcast_buffers=False)
     torch.manual_seed(100 + rank)
-    for step in range(3):
+    for step in range(2):
         optimizer.zero_grad()
         for piece in range(pieces):
             x, target = torch.randn(4, 3, 64, 64).double(), torch.randint(5, (4,))
@@ -251,16 +251,30 @@ def training(rank, world_size, kwargs, sync, pieces, reduce):
     return own, dict(model.state_dict()), dict(task.get_trainable_module(ema=True).module.state_dict())
 
 
-@pytest.mark.parametrize(('kwargs', 'sync', 'pieces', 'reduce'), [
-    ({}, False, 1, True),
-    pytest.param({}, False, 1, False, marks=pytest.mark.slow),
-    pytest.param({}, False, 2, True, marks=pytest.mark.slow),
-    ({}, True, 1, True),
-    pytest.param({'joint_resolutions': 'all'}, False, 1, True, marks=pytest.mark.slow),
-    ({'stage': 'pretrain'}, False, 1, True),
-], ids=['reduce', 'broadcast', 'accumulation', 'sync-bn', 'all', 'pretrain'])
-def test_ranks_stay_equal_to_the_last_bit(tmp_path, kwargs, sync, pieces, reduce):
-    results = on_ranks(training, 3, tmp_path, kwargs, sync, pieces, reduce)
+TRAININGS = {
+    'pretrain': {'kwargs': {'stage': 'pretrain'}},
+    'accumulation, broadcast': {'kwargs': {}, 'pieces': 2, 'reduce': False},
+    'at all resolutions': {'kwargs': {'joint_resolutions': 'all'}},
+    'sync-bn': {'kwargs': {}, 'sync': True},
+}
+
+
+def all_trainings(rank, world_size):
+    """`training` of all cases; SyncBatchNorm comes last, as above."""
+    return {name: training(rank, world_size, **case) for name, case in TRAININGS.items()}
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    """What each of three ranks gets."""
+    return on_ranks(all_trainings, 3, tmp_path_factory.mktemp('ranks'))
+
+
+@pytest.mark.parametrize('name', TRAININGS)
+def test_ranks_stay_equal_to_the_last_bit(name, trained):
+    kwargs, sync, reduce = (TRAININGS[name].get(key, default) for key, default in (
+        ('kwargs', {}), ('sync', False), ('reduce', True)))
+    results = [rank[name] for rank in trained]
     start = make_task(**kwargs).trainable_module.state_dict()
     _, state, averaged = results[0]
     assert all(value.isfinite().all() for value in state.values())
@@ -308,7 +322,7 @@ def test_ranks_understand_each_other_in_half_precision(tmp_path):
         torch.testing.assert_close(value, second[name], msg=f'{name}: {{}}'.format)
 
 
-@pytest.mark.parametrize('results', ['two ranks'], indirect=True)
+@pytest.mark.parametrize('results', ['quick'], indirect=True)
 def test_norms_of_a_resolution_that_nobody_has_are_left_alone(results):
     start = dict(make_task().trainable_module.named_buffers())
     for rank in results[1]:
