@@ -150,34 +150,49 @@ def all_gradients(rank, world_size, names):
     return {name: gradients(rank, world_size, CASES[name]) for name in names}
 
 
-@pytest.fixture(scope='module')
-def results(request, tmp_path_factory):
+def run_cases(names, folder):
     """What one process gets, and what each of three gets."""
-    names = [name for name in CASES if (name in QUICK) == (request.param == 'quick')]
-    [alone], together = (
-        on_ranks(all_gradients, world_size, tmp_path_factory.mktemp('ranks'), names) for world_size in (1, 3))
+    [alone], together = (on_ranks(all_gradients, ranks, folder / str(ranks), names) for ranks in (1, 3))
     return alone, together
 
 
-@pytest.mark.parametrize(('results', 'name'), [
-    ('quick', name) if name in QUICK else pytest.param('others', name, marks=pytest.mark.slow) for name in CASES
-], indirect=['results'])
-def test_gradients_are_those_of_one_process(name, results):
-    alone, ranks = results[0][name], [rank[name] for rank in results[1]]
-    torch.testing.assert_close(torch.stack([losses for losses, _, _ in ranks]).mean(dim=0), alone[0])
+def assert_same_gradients(case, alone, together):
+    """All ranks have the gradients of one process, to the last bit of each other, and its loss on average."""
+    alone, ranks = alone[case], [rank[case] for rank in together]
+    say = f'{case}: {{}}'.format
+    torch.testing.assert_close(torch.stack([losses for losses, _, _ in ranks]).mean(dim=0), alone[0], msg=say)
     for _, grads, _ in ranks:
-        assert grads.keys() == alone[1].keys()
+        assert grads.keys() == alone[1].keys(), case
         for parameter, grad in alone[1].items():
             if grad is None:  # the pretrain stage does not train the predictor
-                assert parameter.startswith('predictor.')
-                assert grads[parameter] is None
+                assert parameter.startswith('predictor.'), case
+                assert grads[parameter] is None, case
             else:
-                assert torch.equal(grads[parameter], ranks[0][1][parameter])
+                assert torch.equal(grads[parameter], ranks[0][1][parameter]), case
                 torch.testing.assert_close(
-                    grads[parameter], grad, rtol=1e-5, atol=1e-6, msg=f'{parameter}: {{}}'.format)
-    if CASES[name].get('sync'):
+                    grads[parameter], grad, rtol=1e-5, atol=1e-6, msg=f'{case}, {parameter}: {{}}'.format)
+    if CASES[case].get('sync'):
         for rank in ranks:
-            torch.testing.assert_close(rank[2], alone[2])
+            torch.testing.assert_close(rank[2], alone[2], msg=say)
+
+
+@pytest.fixture(scope='module')
+def results(tmp_path_factory):
+    """Of the quick cases."""
+    return run_cases(QUICK, tmp_path_factory.mktemp('ranks'))
+
+
+@pytest.mark.parametrize('name', QUICK)
+def test_gradients_are_those_of_one_process(name, results):
+    assert_same_gradients(name, *results)
+
+
+@pytest.mark.slow
+def test_gradients_of_the_other_cases(tmp_path):
+    names = [name for name in CASES if name not in QUICK]  # by one start of the processes
+    results = run_cases(names, tmp_path)
+    for name in names:
+        assert_same_gradients(name, *results)
 
 
 def test_draws_leave_the_target_between_the_ranks():
@@ -322,7 +337,6 @@ def test_ranks_understand_each_other_in_half_precision(tmp_path):
         torch.testing.assert_close(value, second[name], msg=f'{name}: {{}}'.format)
 
 
-@pytest.mark.parametrize('results', ['quick'], indirect=True)
 def test_norms_of_a_resolution_that_nobody_has_are_left_alone(results):
     start = dict(make_task().trainable_module.named_buffers())
     for rank in results[1]:
