@@ -5,6 +5,8 @@ same however the batch is divided. The weights are in double precision, the choi
 than a millionth is a mistake, and no rounding.
 """
 
+import copy
+import functools
 import itertools
 from types import SimpleNamespace
 
@@ -31,6 +33,12 @@ DRAWN = {
 
 def make_task(**kwargs):
     """A DRNet in double precision, its norms all different, in training."""
+    return ClassificationTask(copy.deepcopy(make_model(**kwargs)), nn.CrossEntropyLoss(), verbose=False)
+
+
+@functools.cache
+def make_model(**kwargs):
+    """The model, which is made once in a process: counting its FLOPs takes longer than a step."""
     torch.manual_seed(0)
     model = timm_drnet.create_drnet(
         'test_resnet', resolutions=(64, 48, 32), num_classes=5, predictor='inverted_residual', predictor_size=32,
@@ -41,7 +49,8 @@ def make_task(**kwargs):
                 nn.init.uniform_(tensor, 0.5, 1.5)
             for tensor in (norm.bias, norm.running_mean):
                 nn.init.normal_(tensor, 0, 0.2)
-    return ClassificationTask(model.double().train(), nn.CrossEntropyLoss(), verbose=False)
+    timm_drnet.cost_table(model.double())
+    return model.train()
 
 
 def freeze_norms(model):
@@ -72,7 +81,7 @@ def divide(pieces, world_size, rank):
 def gradients(rank, world_size, case):
     """Losses and gradients of one update, and the norms' statistics after it."""
     torch.set_num_threads(1)
-    kwargs = {'alpha': case.get('alpha', 0.7 * ALL_COSTS[1]), **case.get('kwargs', {})}
+    kwargs = {'alpha': case.get('alpha', flops_target()), **case.get('kwargs', {})}
     task = make_task(**kwargs)
     model = task.trainable_module
     if case.get('sync'):
@@ -112,11 +121,15 @@ def gradients(rank, world_size, case):
     )
 
 
-# GFLOPs of test_resnet at the three resolutions; alpha is below the average of all draws, so that the FLOPs loss has a
-# gradient, and above what a rank with the smallest resolution spends.
-ALL_COSTS = [
-    row.backbone_flops / 1e9
-    for row in timm_drnet.cost_table(timm_drnet.create_drnet('test_resnet', resolutions=(64, 48, 32)))]
+def all_costs():
+    """GFLOPs of test_resnet at the three resolutions."""
+    return [row.backbone_flops / 1e9 for row in timm_drnet.cost_table(make_model())]
+
+
+def flops_target():
+    """Below the average of all draws, so that their loss has a gradient; above that of a rank with the smallest."""
+    return 0.7 * all_costs()[1]
+
 
 CASES = {
     'joint': {},
@@ -197,10 +210,10 @@ def test_gradients_of_the_other_cases(tmp_path):
 
 def test_draws_leave_the_target_between_the_ranks():
     """Or the tests above could not tell the average of all ranks from that of one."""
-    alpha = 0.7 * ALL_COSTS[1]
-    spent = [sum(ALL_COSTS[j] for j in DRAWN['own'][4 * rank:4 * rank + 4]) / 4 for rank in range(3)]
+    alpha, costs = flops_target(), all_costs()
+    spent = [sum(costs[j] for j in DRAWN['own'][4 * rank:4 * rank + 4]) / 4 for rank in range(3)]
     assert spent[0] > alpha > spent[2]
-    assert all(sum(ALL_COSTS[j] for j in drawn) / IMAGES > alpha for drawn in DRAWN.values())
+    assert all(sum(costs[j] for j in drawn) / IMAGES > alpha for drawn in DRAWN.values())
 
 
 def hinge(rank, world_size):
@@ -240,7 +253,7 @@ def test_measured_costs_are_those_of_the_first_rank_for_all(tmp_path):
 
 def training(rank, world_size, kwargs, sync=False, pieces=1, reduce=True):
     """Some updates as train.py makes them, with images and noise of each rank's own; then --dist-bn."""
-    task = make_task(alpha=0.7 * ALL_COSTS[1], **kwargs)
+    task = make_task(alpha=flops_target(), **kwargs)
     if sync:
         allow_sync_norms_on_cpu()
         task.trainable_module = convert_sync_batchnorm(task.trainable_module)
@@ -314,7 +327,7 @@ def half_precision(rank, world_size, device):
     """Gradients and statistics after a step in bfloat16, in which each rank has a resolution that the other has not."""
     if device == 'cpu':
         allow_sync_norms_on_cpu()
-    task = make_task(alpha=0.7 * ALL_COSTS[1]).to(device, torch.float32)
+    task = make_task(alpha=flops_target()).to(device, torch.float32)
     model = task.trainable_module = convert_sync_batchnorm(task.trainable_module)
     task.prepare_distributed()
     [images] = divide(1, world_size, rank)
