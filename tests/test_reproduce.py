@@ -264,9 +264,10 @@ def test_fingerprints_cover_what_can_change_a_number(tmp_path):
         other = fingerprints(**changes)
         assert other[0] != training
         assert other[1] != measured
-    other = fingerprints(validate={'batch_size': 1})
-    assert other[0] == training
-    assert other[1] != measured
+    for changes in ({'validate': {'batch_size': 1}}, {'rows': changed_row('drnet', dial=[0.1])}):
+        other = fingerprints(**changes)
+        assert other[0] == training
+        assert other[1] != measured
     one = load_configuration(write_configuration(tmp_path))
     assert one.training_fingerprint('drnet', 1) != training
 
@@ -321,7 +322,11 @@ def test_summary_of_a_resumed_training(tmp_path):
 
 @pytest.mark.slow
 def test_run_killed_in_the_middle_goes_on(tmp_path, start, capfd):
-    """One whole life: killed, resumed, measured, asked again, changed."""
+    """One whole life: killed, resumed, measured at two positions of the dial, asked again, changed."""
+    model = timm.create_model('drnet', num_classes=2, **CONFIGURATION['drnet']['model_kwargs'])
+    costs = [row.total_flops / 1e9 for row in timm_drnet.cost_table(model)]
+    dialled = changed_row('drnet', dial=[costs[2], costs[0]])
+    write_configuration(tmp_path, rows=dialled)
     hanging = tmp_path / 'work' / 'small' / 'seed0' / 'backbone' / 'hanging'
     with subprocess.Popen(
             [sys.executable, str(EXAMPLE / 'reproduce.py'), *start.command('--seeds', '0')], stdout=subprocess.DEVNULL,
@@ -361,7 +366,14 @@ def test_run_killed_in_the_middle_goes_on(tmp_path, start, capfd):
     assert drnet['top1'] == drnet['validation']['dynamic']['top1']  # each class has one colour
     assert drnet['validation']['seed'] == 0
     assert drnet['validation']['stage'] == 'joint'
-    assert [command[0] for command in drnet['commands']] == ['train.py', 'train.py', 'timm-drnet']
+    assert [command[0] for command in drnet['commands']] == ['train.py', 'train.py', *3 * ['timm-drnet']]
+    assert drnet['commands'][-2][-3:] == ['--target-gflops', str(costs[2]), '--json']
+    held = [row['held']['top1'] for row in drnet['validation']['resolutions']]
+    cheap, dear = drnet['dial']
+    assert (cheap['shares'], dear['shares']) == ([0.0, 0.0, 1.0], [1.0, 0.0, 0.0])
+    assert (cheap['top1'], dear['top1']) == (held[2], held[0])
+    assert [each['gflops'] for each in drnet['dial']] == pytest.approx([costs[2], costs[0]])
+    assert cheap['fraction'] == pytest.approx(costs[2] * 1e9 / macs(64))
     assert drnet['versions']['timm'] == timm.__version__
     for path in (tmp_path / 'results').rglob('*'):  # what is committed names no folder of this machine
         assert path.is_dir() or str(tmp_path) not in path.read_text()
@@ -384,7 +396,10 @@ def test_run_killed_in_the_middle_goes_on(tmp_path, start, capfd):
     assert [len(calls(tmp_path, name)) for name in ('backbone', 'drnet', 'static', 'pretrain')] == [2, 1, 1, 0]
 
     # Its options change.
-    write_configuration(tmp_path, rows=changed_row('backbone', lr=0.3))
+    write_configuration(tmp_path, rows=changed_row('drnet', dial=[costs[2]]))
+    assert start('--rows', 'drnet', '--seeds', '0') == 2  # a measurement that lacks something, or has something else
+    assert 'drnet-seed0.json: measured with other options' in capfd.readouterr().err
+    write_configuration(tmp_path, rows={**dialled, 'backbone': {**CONFIGURATION['rows']['backbone'], 'lr': 0.3}})
     assert start('--seeds', '0') == 2
     error = capfd.readouterr().err
     path = tmp_path / 'results' / 'small' / 'backbone-seed0.json'
@@ -394,28 +409,6 @@ def test_run_killed_in_the_middle_goes_on(tmp_path, start, capfd):
     assert start('--seeds', '0') == 2
     assert f'{tmp_path / "work" / "small" / "seed0" / "backbone"}: trained with other options' in capfd.readouterr().err
     assert len(calls(tmp_path, 'backbone')) == 2
-
-
-@pytest.mark.slow
-def test_dialled_row(tmp_path, start):
-    model = timm.create_model('drnet', num_classes=2, **CONFIGURATION['drnet']['model_kwargs'])
-    costs = [row.total_flops / 1e9 for row in timm_drnet.cost_table(model)]
-    write_configuration(tmp_path, rows=changed_row('drnet', dial=[costs[2], costs[0]]))
-    assert start('--rows', 'drnet', '--seeds', '0') == 0
-    one = result(tmp_path, 'drnet')
-    held = [row['held']['top1'] for row in one['validation']['resolutions']]
-    cheap, dear = one['dial']
-    assert (cheap['shares'], dear['shares']) == ([0.0, 0.0, 1.0], [1.0, 0.0, 0.0])
-    assert (cheap['top1'], dear['top1']) == (held[2], held[0])
-    assert [each['gflops'] for each in one['dial']] == pytest.approx([costs[2], costs[0]])
-    assert cheap['fraction'] == pytest.approx(costs[2] * 1e9 / macs(64))
-    assert one['commands'][-2][-3:] == ['--target-gflops', str(costs[2]), '--json']
-    path = tmp_path / 'results' / 'small' / 'drnet-seed0.json'
-    write_configuration(tmp_path, rows=changed_row('drnet', dial=[costs[2]]))
-    assert start('--rows', 'drnet', '--seeds', '0') == 2  # a measurement that lacks something, or has something else
-    path.unlink()
-    assert start('--rows', 'drnet', '--seeds', '0') == 0
-    assert len(calls(tmp_path, 'drnet')) == 1  # the training is still good
 
 
 def test_rows_of_a_seed_come_before_the_next_seed(tmp_path, start, capsys):

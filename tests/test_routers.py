@@ -3,8 +3,8 @@
 import importlib
 import json
 import re
+import runpy
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
@@ -31,25 +31,33 @@ def test_the_page_is_made_of_the_results_and_its_commands_can_be_read(tmp_path, 
 
 
 @pytest.mark.slow
-def test_the_page_is_made_of_what_was_measured(tmp_path):
+def test_the_page_is_made_of_what_was_measured(tmp_path, monkeypatch):
     draw_blots(tmp_path / 'test', 20, 'ab')
     draw_blots(tmp_path / 'adapt', 200, 'ab')
     plain = timm.create_model('test_resnet', num_classes=2)
     with torch.no_grad():
         plain.get_classifier().weight.mul_(20)
     save_file(plain.state_dict(), tmp_path / 'plain.safetensors')
-    for path in DRIVER.glob('*.py'):
-        (tmp_path / 'examples' / 'routers').mkdir(parents=True, exist_ok=True)
-        (tmp_path / 'examples' / 'routers' / path.name).write_bytes(path.read_bytes())
     (tmp_path / 'docs').mkdir()
-    program = [sys.executable, str(tmp_path / 'examples' / 'routers' / 'compare.py')]
+    folder = tmp_path / 'examples' / 'routers'
+    folder.mkdir(parents=True)
+    for path in DRIVER.glob('*.py'):
+        (folder / path.name).write_bytes(path.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(folder)
+
+    def compare(*arguments):
+        monkeypatch.setattr(sys, 'argv', ['compare.py', *arguments])
+        runpy.run_path(str(folder / 'compare.py'), run_name='__main__')
+        del sys.modules['report']
+
     overlay = "{'num_classes':2,'pretrained_cfg_overlay':{'input_size':(3,64,64),'crop_pct':1.0}}"
     arguments = [
         'run', 'tiny', 'test_resnet', '--checkpoint', 'plain.safetensors', '--model-kwargs', overlay, '--resolutions',
         '64', '48', '--adapt', 'adapt', '--test', 'test', '--others', 'adapt']
-    subprocess.run([*program, *arguments], check=True, cwd=tmp_path)
-    subprocess.run([*program, 'report'], check=True, cwd=tmp_path)
-    results = tmp_path / 'examples' / 'routers' / 'results'
+    compare(*arguments)
+    compare('report')
+    results = folder / 'results'
     found = json.loads((results / 'tiny.json').read_text())
     assert found['images'] == 20
     assert {row['router'] for row in found['rows']} == {
@@ -60,5 +68,5 @@ def test_the_page_is_made_of_what_was_measured(tmp_path):
     for row in found['rows']:
         assert 'error' in row or f'| {row["top1"]:.2f} % |' in page
     made = {path.name: path.stat().st_mtime_ns for path in (results / 'tiny.parts').iterdir()}
-    subprocess.run([*program, *arguments], check=True, cwd=tmp_path)
+    compare(*arguments)
     assert {path.name: path.stat().st_mtime_ns for path in (results / 'tiny.parts').iterdir()} == made

@@ -201,3 +201,9 @@ def test_rungs_alone_answer_as_the_whole_cascade(cascade, kept, sides):
     assert len(choice.unique()) == len(sides)  # every rung counts
     assert measure_costs(part).backbone == tuple(prices[side] for side in sides)
     assert model.resolutions == RESOLUTIONS
+
+
+def test_rungs_alone_keep_their_own_thresholds(make_tiny):
+    model = make_tiny(router='cascade', resolutions=(64, 56, 48, 32), thresholds=(0.7, None, 0.9))
+    part = rungs_alone(model)
+    assert (part.resolutions, part.args.thresholds) == ((64, 56, 32), (0.7, 0.9))

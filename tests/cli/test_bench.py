@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from PIL import Image
 
 import timm_drnet
 from timm_drnet.cli import main
+from timm_drnet.data.reading import image_loader
+from timm_drnet.hub.publishing import save_folder
 
 PHOTOS = Path(__file__).parents[2] / 'examples' / 'photos'
 TINY = ('--model-kwargs', 'backbone=test_resnet', 'resolutions=(64,48,32)', 'predictor=inverted_residual')
@@ -67,7 +70,23 @@ def test_cascade(run):
     assert '--mix 0.4,0.2,0.4: the cascade leaves 48 px out; give it 0' in err
 
 
-def test_photographs_at_the_resolutions_predicted_for_them(run, monkeypatch):
+@pytest.fixture
+def cascade_folder(tmp_path):
+    """A small cascade in a folder, which sends three of the twelve photographs on to the larger size."""
+    torch.manual_seed(0)
+    model = timm_drnet.create_drnet('test_resnet', resolutions=(64, 48), router='cascade', num_classes=5).eval()
+    model.pretrained_cfg.update(input_size=(3, 64, 64), crop_pct=1.0)
+    load = image_loader(model)
+    x = torch.stack([load(path) for path in sorted(PHOTOS.glob('*.jpg'))])
+    with torch.no_grad():
+        model.get_classifier().weight.mul_(20)  # or all would be as unsure
+        sure = model.forward_at(x, 1).softmax(dim=1).amax(dim=1).sort().values
+    model.args = replace(model.args, thresholds=(float(sure[2:4].mean()),))
+    save_folder(model, tmp_path / 'model')
+    return tmp_path / 'model'
+
+
+def test_photographs_at_the_resolutions_predicted_for_them(run, cascade_folder, monkeypatch):
     run_at = timm_drnet.DRNet._run
 
     def without_gradients(self, index, x):
@@ -76,7 +95,7 @@ def test_photographs_at_the_resolutions_predicted_for_them(run, monkeypatch):
 
     monkeypatch.setattr(timm_drnet.DRNet, '_run', without_gradients)
     code, out, err = run(
-        '--data', PHOTOS, '-b', 4, '--engine', 'eager', '--json', model=timm_drnet.DEFAULT_MODEL, kwargs=())
+        '--data', PHOTOS, '-b', 4, '--engine', 'eager', '--json', model=f'local-dir:{cascade_folder}', kwargs=())
     assert code == 0, err
     report = json.loads(out)
     [one] = report['engines']['eager']

@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 from argparse import Namespace
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import timm
@@ -316,23 +318,61 @@ def test_pull_request_against_a_branch(run, checkpoint):
     refused(run(checkpoint, '--create-pr', '--revision', 'dev', dry=None), 'a pull request is for main')
 
 
-# From here on with a server, in fresh processes.
+# From here on with a server, in a fresh process.
 
 
-@pytest.fixture
-def hub():
+class Pushed(NamedTuple):
+    """What pushing led to."""
+
+    hub: HubServer
+    """The server, afterwards."""
+    before: dict[str, str]
+    """The commits of repositories that were there."""
+    answers: dict[str, list[tuple[int, str, str]]]
+    """Exit code, stdout and stderr of each push, by what it is about."""
+    folder: Path
+    """Where the models that were loaded again are."""
+
+
+@pytest.fixture(scope='module')
+def pushed(models, tmp_path_factory):
+    """All pushes, by one process."""
+    folder = tmp_path_factory.mktemp('pushed')
+    first = str(write_checkpoint(folder / 'first', models[0]))
+    second = str(write_checkpoint(folder / 'second', models[0], averaged=models[1]))
+    write_results(folder / 'results.json', models[1], None)
+    (folder / 'labels.txt').write_text('\n'.join(LABELS))
+    labels = ['--labels', str(folder / 'labels.txt')]
+    results = ['--results', str(folder / 'results.json'), '--dataset', 'org/photos']
+    name = 'hf-hub:org/name'
+    actions = {
+        'name': [
+            {'argv': [first, 'org/name', *labels], 'load': name, 'to': str(folder / '1.pth')},
+            {'argv': [first, 'org/name', *labels]},
+            {'argv': [second, 'org/name', *labels, *results], 'load': name, 'to': str(folder / '2.pth')},
+            {'argv': [second, 'org/name', *labels, *results, '--replace-card', '--message', 'Add results']}],
+        'revisions': [
+            {'argv': [first, 'org/old', '--revision', 'dev']},
+            {'argv': [first, 'org/old', '--create-pr', '--replace-card']},
+            {'argv': [first, 'org/secret', '--private']},
+            {'argv': [first, 'org/public', '--private']},
+            {'argv': [first, 'org/old', '--revision', 'nowhere']},
+            {'argv': [first, 'org/new', '--revision', 'dev']}],
+        'tokens': [
+            {'argv': [first, 'org/denied'], 'token': None}, {'argv': [first, 'org/denied'], 'token': 'hf_wrong'},
+            {'argv': [first, 'org/denied'], 'token': READ_TOKEN}, {'argv': [first, 'org/theirs'], 'token': READ_TOKEN}],
+    }
     with HubServer() as hub:
-        yield hub
-
-
-def push(hub, home, *actions, **env):
-    """Run the command several times in one process: exit code, stdout, stderr of each."""
-    actions = [{'token': WRITE_TOKEN, 'load': None, **action} for action in actions]
-    process = subprocess.run(
-        [sys.executable, '-W', 'ignore', '-c', DRIVER], env=hub.env(home, **env), capture_output=True, text=True,
-        input=json.dumps(actions), check=False)
-    assert process.returncode == 0, process.stderr
-    return json.loads(process.stdout)
+        before = {name: hub.add(name, {'README.md': b'# Mine\n', 'notes.txt': b'mine'}) for name in (
+            'org/old', 'org/public', 'org/theirs')}
+        hub.add('org/old', {'notes.txt': b'dev'}, branch='dev')
+        process = subprocess.run(
+            [sys.executable, '-W', 'ignore', '-c', DRIVER], env=hub.env(folder / 'home'), capture_output=True,
+            text=True, check=False, input=json.dumps([
+                {'token': WRITE_TOKEN, 'load': None, **action} for several in actions.values() for action in several]))
+        assert process.returncode == 0, process.stderr
+        answers = iter(json.loads(process.stdout))
+        yield Pushed(hub, before, {key: [next(answers) for _ in several] for key, several in actions.items()}, folder)
 
 
 def messages(hub, repo_id, revision='main'):
@@ -345,21 +385,9 @@ def messages(hub, repo_id, revision='main'):
     return found
 
 
-def test_push(hub, models, tmp_path):
+def test_push(pushed, models):
     """A new repository, the same again, other weights, another card; all of it loads as it was trained."""
-    first = write_checkpoint(tmp_path / 'first', models[0])
-    second = write_checkpoint(tmp_path / 'second', models[0], averaged=models[1])
-    write_results(tmp_path / 'results.json', models[1], None)
-    (tmp_path / 'labels.txt').write_text('\n'.join(LABELS))
-    labels = ['--labels', str(tmp_path / 'labels.txt')]
-    results = ['--results', str(tmp_path / 'results.json'), '--dataset', 'org/photos']
-    name = 'hf-hub:org/name'
-    answers = push(
-        hub, tmp_path / 'home',
-        {'argv': [str(first), 'org/name', *labels], 'load': name, 'to': str(tmp_path / '1.pth')},
-        {'argv': [str(first), 'org/name', *labels]},
-        {'argv': [str(second), 'org/name', *labels, *results], 'load': name, 'to': str(tmp_path / '2.pth')},
-        {'argv': [str(second), 'org/name', *labels, *results, '--replace-card', '--message', 'Add results']})
+    hub, answers = pushed.hub, pushed.answers['name']
     assert [code for code, _, _ in answers] == [0] * 4, answers
 
     oids = [re.search(f'^{hub.url}/org/name/commit/(\\w+)$', out, re.MULTILINE)[1] for _, out, _ in answers]
@@ -372,7 +400,7 @@ def test_push(hub, models, tmp_path):
     assert not hub.repositories['org/name'].private
 
     for number, model in enumerate(models, 1):
-        state, alpha, names = torch.load(tmp_path / f'{number}.pth')
+        state, alpha, names = torch.load(pushed.folder / f'{number}.pth')
         assert same_state(state, model.state_dict())
         assert (alpha, list(names)) == (0.01, LABELS)
     files = [hub.files('org/name', oid) for oid in oids]
@@ -384,19 +412,8 @@ def test_push(hub, models, tmp_path):
     assert len(cards[3].data.eval_results) == 2
 
 
-def test_branches_pull_requests_and_private_repositories(hub, models, tmp_path):
-    path = str(write_checkpoint(tmp_path / 'run', models[0]))
-    main_before = hub.add('org/old', {'README.md': b'# Mine\n', 'notes.txt': b'mine'})
-    hub.add('org/old', {'notes.txt': b'dev'}, branch='dev')
-    hub.add('org/public', {'README.md': b'# Mine\n'})
-    answers = push(
-        hub, tmp_path / 'home',
-        {'argv': [path, 'org/old', '--revision', 'dev'], 'load': None},
-        {'argv': [path, 'org/old', '--create-pr', '--replace-card']},
-        {'argv': [path, 'org/secret', '--private']},
-        {'argv': [path, 'org/public', '--private']},
-        {'argv': [path, 'org/old', '--revision', 'nowhere']},
-        {'argv': [path, 'org/new', '--revision', 'dev']})
+def test_branches_pull_requests_and_private_repositories(pushed, models):
+    hub, answers = pushed.hub, pushed.answers['revisions']
     assert [code for code, _, _ in answers] == [0, 0, 0, 2, 2, 2], answers
     assert all(err.count('\n') == 1 and err.startswith('timm-drnet publish: ') for _, _, err in answers[3:])
 
@@ -409,36 +426,35 @@ def test_branches_pull_requests_and_private_repositories(hub, models, tmp_path):
     request = hub.files('org/old', 'refs/pr/1')
     assert same_state(load(request['model.safetensors'].content), models[0].state_dict())
     assert request['README.md'].content.startswith(b'---\n')
-    assert hub.repositories['org/old'].resolve('main').oid == main_before
+    assert hub.repositories['org/old'].resolve('main').oid == pushed.before['org/old']
     assert f'{hub.url}/org/old/discussions/1\n' in answers[1][1]
     assert "timm.create_model('hf-hub:org/old@refs/pr/1', pretrained=True)" in answers[1][1]
 
     assert hub.repositories['org/secret'].private
     assert 'org/public exists and is public' in answers[3][2]
-    assert sorted(hub.files('org/public')) == ['.gitattributes', 'README.md']
+    assert hub.repositories['org/public'].resolve('main').oid == pushed.before['org/public']
     assert "org/old has no branch 'nowhere': create it first" in answers[4][2]
     assert "org/new does not exist, so it has no branch 'dev'" in answers[5][2]
     assert 'org/new' not in hub.repositories
 
 
-def test_tokens_and_connections(hub, models, tmp_path, capsys, monkeypatch):
-    path = str(write_checkpoint(tmp_path / 'run', models[0]))
-    before = hub.add('org/old', {'README.md': b'# Mine\n'})
-    answers = push(
-        hub, tmp_path / 'home', {'argv': [path, 'org/name'], 'token': None},
-        {'argv': [path, 'org/name'], 'token': 'hf_wrong'}, {'argv': [path, 'org/name'], 'token': READ_TOKEN},
-        {'argv': [path, 'org/old'], 'token': READ_TOKEN})
+def test_tokens(pushed):
+    hub, answers = pushed.hub, pushed.answers['tokens']
     words = ['no token for the Hub: run "hf auth login"', 'does not accept the token',
-             r'no permission to write to org/name \(You must use', r'no permission to write to org/old \(You must use']
+             r'no permission to write to org/denied \(You must use',
+             r'no permission to write to org/theirs \(You must use']
     for (code, _, err), match in zip(answers, words, strict=True):
         assert code == 2
         assert re.fullmatch(f'timm-drnet publish: .*{match}.*\n', err), err
     assert answers[0][1] == ''  # before any work
-    assert list(hub.repositories) == ['org/old']
-    assert hub.repositories['org/old'].resolve('main').oid == before
+    assert 'org/denied' not in hub.repositories
+    assert hub.repositories['org/theirs'].resolve('main').oid == pushed.before['org/theirs']
 
+
+def test_no_connection(checkpoint, capsys, monkeypatch):
+    """In this process, whose endpoint is a port where nobody listens."""
     monkeypatch.setenv('HF_TOKEN', WRITE_TOKEN)
     monkeypatch.setattr('time.sleep', lambda seconds: None)  # the client waits between its attempts
-    assert main(['publish', path, 'org/name']) == 2  # in this process, whose endpoint is a port where nobody listens
+    assert main(['publish', str(checkpoint), 'org/name']) == 2
     err = capsys.readouterr().err
     assert re.fullmatch(f'timm-drnet publish: cannot reach {HF_ENDPOINT}: .*refused.*\n', err), err

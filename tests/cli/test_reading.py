@@ -196,7 +196,7 @@ def test_names_are_escaped(command, folder, named, capfd):
 
 
 @pytest.mark.slow
-def test_classify_sees_what_is_meant_and_escapes_names(folder, model, pictures, named, large, capfd):
+def test_classify_sees_what_is_meant_and_escapes_names(ray_here, folder, model, pictures, named, large, capfd):
     os.remove(os.fsencode(named / 'class0') + b'/d\xe9.png')  # a name that does not go into a Parquet file
     os.link(large, named / large.name)
     out = named.parent / 'o\x1b[1mut'

@@ -139,7 +139,8 @@ def test_weights_of_a_trained_cascade_have_no_predictor(make_tiny, shake):
 
 @pytest.mark.parametrize(('saved', 'wanted'), [
     ((64, 48), {'router': 'cascade'}), ((64, 48), {'router': 'cascade', 'resolutions': (64,)}),
-    ((64,), {'router': 'cascade', 'resolutions': (64, 32)}), ((64, 48), {'stage': 'pretrain'})])
+    ((64,), {'router': 'cascade', 'resolutions': (64, 32)}), ((64, 48), {'stage': 'pretrain'}),
+    ((64, 48, 32), {'stage': 'pretrain'})])
 def test_cascade_of_untrained_norms_starts_other_drnets_as_its_backbone_would(
         make_tiny, plain, images, saved, wanted):
     start = make_tiny('resnet18', num_classes=7, router='cascade', resolutions=saved, **SMALL)

@@ -53,7 +53,7 @@ print(json.dumps([
 """
 
 
-@pytest.fixture
+@pytest.fixture(scope='module')
 def hub():
     """Server with the repositories that timm has for some plain models, with random weights."""
     with HubServer() as hub:

@@ -5,6 +5,8 @@ same however the batch is divided. The weights are in double precision, the choi
 than a millionth is a mistake, and no rounding.
 """
 
+import copy
+import functools
 import itertools
 from types import SimpleNamespace
 
@@ -31,6 +33,12 @@ DRAWN = {
 
 def make_task(**kwargs):
     """A DRNet in double precision, its norms all different, in training."""
+    return ClassificationTask(copy.deepcopy(make_model(**kwargs)), nn.CrossEntropyLoss(), verbose=False)
+
+
+@functools.cache
+def make_model(**kwargs):
+    """The model, which is made once in a process: counting its FLOPs takes longer than a step."""
     torch.manual_seed(0)
     model = timm_drnet.create_drnet(
         'test_resnet', resolutions=(64, 48, 32), num_classes=5, predictor='inverted_residual', predictor_size=32,
@@ -41,7 +49,8 @@ def make_task(**kwargs):
                 nn.init.uniform_(tensor, 0.5, 1.5)
             for tensor in (norm.bias, norm.running_mean):
                 nn.init.normal_(tensor, 0, 0.2)
-    return ClassificationTask(model.double().train(), nn.CrossEntropyLoss(), verbose=False)
+    timm_drnet.cost_table(model.double())
+    return model.train()
 
 
 def freeze_norms(model):
@@ -72,7 +81,7 @@ def divide(pieces, world_size, rank):
 def gradients(rank, world_size, case):
     """Losses and gradients of one update, and the norms' statistics after it."""
     torch.set_num_threads(1)
-    kwargs = {'alpha': case.get('alpha', 0.7 * ALL_COSTS[1]), **case.get('kwargs', {})}
+    kwargs = {'alpha': case.get('alpha', flops_target()), **case.get('kwargs', {})}
     task = make_task(**kwargs)
     model = task.trainable_module
     if case.get('sync'):
@@ -112,11 +121,15 @@ def gradients(rank, world_size, case):
     )
 
 
-# GFLOPs of test_resnet at the three resolutions; alpha is below the average of all draws, so that the FLOPs loss has a
-# gradient, and above what a rank with the smallest resolution spends.
-ALL_COSTS = [
-    row.backbone_flops / 1e9
-    for row in timm_drnet.cost_table(timm_drnet.create_drnet('test_resnet', resolutions=(64, 48, 32)))]
+def all_costs():
+    """GFLOPs of test_resnet at the three resolutions."""
+    return [row.backbone_flops / 1e9 for row in timm_drnet.cost_table(make_model())]
+
+
+def flops_target():
+    """Below the average of all draws, so that their loss has a gradient; above that of a rank with the smallest."""
+    return 0.7 * all_costs()[1]
+
 
 CASES = {
     'joint': {},
@@ -139,7 +152,7 @@ CASES = {
 }
 
 
-# What two ranks do without three: each kind of step once.
+# Each kind of step once; the others run with the slow tests.
 QUICK = (
     'accumulation, each rank its own resolution', 'checkpointing', 'at all resolutions, accumulation', 'pretrain',
     'shared norms', 'sync-bn', 'sync-bn, a resolution that nobody has')
@@ -150,42 +163,57 @@ def all_gradients(rank, world_size, names):
     return {name: gradients(rank, world_size, CASES[name]) for name in names}
 
 
-@pytest.fixture(scope='module')
-def results(request, tmp_path_factory):
-    """What one process gets, and what each of several gets."""
-    world_size, names = {'two ranks': (2, QUICK), 'three ranks': (3, tuple(CASES))}[request.param]
-    [alone], together = (
-        on_ranks(all_gradients, number, tmp_path_factory.mktemp('ranks'), names) for number in (1, world_size))
+def run_cases(names, folder):
+    """What one process gets, and what each of three gets."""
+    [alone], together = (on_ranks(all_gradients, ranks, folder / str(ranks), names) for ranks in (1, 3))
     return alone, together
 
 
-@pytest.mark.parametrize(('results', 'name'), [
-    *(('two ranks', name) for name in QUICK),
-    *(pytest.param('three ranks', name, marks=pytest.mark.slow) for name in CASES)], indirect=['results'])
-def test_gradients_are_those_of_one_process(name, results):
-    alone, ranks = results[0][name], [rank[name] for rank in results[1]]
-    torch.testing.assert_close(torch.stack([losses for losses, _, _ in ranks]).mean(dim=0), alone[0])
+def assert_same_gradients(case, alone, together):
+    """All ranks have the gradients of one process, to the last bit of each other, and its loss on average."""
+    alone, ranks = alone[case], [rank[case] for rank in together]
+    say = f'{case}: {{}}'.format
+    torch.testing.assert_close(torch.stack([losses for losses, _, _ in ranks]).mean(dim=0), alone[0], msg=say)
     for _, grads, _ in ranks:
-        assert grads.keys() == alone[1].keys()
+        assert grads.keys() == alone[1].keys(), case
         for parameter, grad in alone[1].items():
             if grad is None:  # the pretrain stage does not train the predictor
-                assert parameter.startswith('predictor.')
-                assert grads[parameter] is None
+                assert parameter.startswith('predictor.'), case
+                assert grads[parameter] is None, case
             else:
-                assert torch.equal(grads[parameter], ranks[0][1][parameter])
+                assert torch.equal(grads[parameter], ranks[0][1][parameter]), case
                 torch.testing.assert_close(
-                    grads[parameter], grad, rtol=1e-5, atol=1e-6, msg=f'{parameter}: {{}}'.format)
-    if CASES[name].get('sync'):
+                    grads[parameter], grad, rtol=1e-5, atol=1e-6, msg=f'{case}, {parameter}: {{}}'.format)
+    if CASES[case].get('sync'):
         for rank in ranks:
-            torch.testing.assert_close(rank[2], alone[2])
+            torch.testing.assert_close(rank[2], alone[2], msg=say)
+
+
+@pytest.fixture(scope='module')
+def results(tmp_path_factory):
+    """Of the quick cases."""
+    return run_cases(QUICK, tmp_path_factory.mktemp('ranks'))
+
+
+@pytest.mark.parametrize('name', QUICK)
+def test_gradients_are_those_of_one_process(name, results):
+    assert_same_gradients(name, *results)
+
+
+@pytest.mark.slow
+def test_gradients_of_the_other_cases(tmp_path):
+    names = [name for name in CASES if name not in QUICK]  # by one start of the processes
+    results = run_cases(names, tmp_path)
+    for name in names:
+        assert_same_gradients(name, *results)
 
 
 def test_draws_leave_the_target_between_the_ranks():
     """Or the tests above could not tell the average of all ranks from that of one."""
-    alpha = 0.7 * ALL_COSTS[1]
-    spent = [sum(ALL_COSTS[j] for j in DRAWN['own'][4 * rank:4 * rank + 4]) / 4 for rank in range(3)]
+    alpha, costs = flops_target(), all_costs()
+    spent = [sum(costs[j] for j in DRAWN['own'][4 * rank:4 * rank + 4]) / 4 for rank in range(3)]
     assert spent[0] > alpha > spent[2]
-    assert all(sum(ALL_COSTS[j] for j in drawn) / IMAGES > alpha for drawn in DRAWN.values())
+    assert all(sum(costs[j] for j in drawn) / IMAGES > alpha for drawn in DRAWN.values())
 
 
 def hinge(rank, world_size):
@@ -223,9 +251,9 @@ def test_measured_costs_are_those_of_the_first_rank_for_all(tmp_path):
     assert on_ranks(measuring, 2, tmp_path) == [(cost, 1), (cost, 0)]
 
 
-def training(rank, world_size, kwargs, sync, pieces, reduce):
+def training(rank, world_size, kwargs, sync=False, pieces=1, reduce=True):
     """Some updates as train.py makes them, with images and noise of each rank's own; then --dist-bn."""
-    task = make_task(alpha=0.7 * ALL_COSTS[1], **kwargs)
+    task = make_task(alpha=flops_target(), **kwargs)
     if sync:
         allow_sync_norms_on_cpu()
         task.trainable_module = convert_sync_batchnorm(task.trainable_module)
@@ -234,7 +262,7 @@ def training(rank, world_size, kwargs, sync, pieces, reduce):
     task.setup_ema(decay=0.9)
     task.prepare_distributed(broadcast_buffers=False)
     torch.manual_seed(100 + rank)
-    for step in range(3):
+    for step in range(2):
         optimizer.zero_grad()
         for piece in range(pieces):
             x, target = torch.randn(4, 3, 64, 64).double(), torch.randint(5, (4,))
@@ -251,16 +279,30 @@ def training(rank, world_size, kwargs, sync, pieces, reduce):
     return own, dict(model.state_dict()), dict(task.get_trainable_module(ema=True).module.state_dict())
 
 
-@pytest.mark.parametrize(('kwargs', 'sync', 'pieces', 'reduce'), [
-    ({}, False, 1, True),
-    pytest.param({}, False, 1, False, marks=pytest.mark.slow),
-    pytest.param({}, False, 2, True, marks=pytest.mark.slow),
-    ({}, True, 1, True),
-    pytest.param({'joint_resolutions': 'all'}, False, 1, True, marks=pytest.mark.slow),
-    ({'stage': 'pretrain'}, False, 1, True),
-], ids=['reduce', 'broadcast', 'accumulation', 'sync-bn', 'all', 'pretrain'])
-def test_ranks_stay_equal_to_the_last_bit(tmp_path, kwargs, sync, pieces, reduce):
-    results = on_ranks(training, 3, tmp_path, kwargs, sync, pieces, reduce)
+TRAININGS = {
+    'pretrain': {'kwargs': {'stage': 'pretrain'}},
+    'accumulation, broadcast': {'kwargs': {}, 'pieces': 2, 'reduce': False},
+    'at all resolutions': {'kwargs': {'joint_resolutions': 'all'}},
+    'sync-bn': {'kwargs': {}, 'sync': True},
+}
+
+
+def all_trainings(rank, world_size):
+    """`training` of all cases; SyncBatchNorm comes last, as above."""
+    return {name: training(rank, world_size, **case) for name, case in TRAININGS.items()}
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    """What each of three ranks gets."""
+    return on_ranks(all_trainings, 3, tmp_path_factory.mktemp('ranks'))
+
+
+@pytest.mark.parametrize('name', TRAININGS)
+def test_ranks_stay_equal_to_the_last_bit(name, trained):
+    kwargs, sync, reduce = (TRAININGS[name].get(key, default) for key, default in (
+        ('kwargs', {}), ('sync', False), ('reduce', True)))
+    results = [rank[name] for rank in trained]
     start = make_task(**kwargs).trainable_module.state_dict()
     _, state, averaged = results[0]
     assert all(value.isfinite().all() for value in state.values())
@@ -285,7 +327,7 @@ def half_precision(rank, world_size, device):
     """Gradients and statistics after a step in bfloat16, in which each rank has a resolution that the other has not."""
     if device == 'cpu':
         allow_sync_norms_on_cpu()
-    task = make_task(alpha=0.7 * ALL_COSTS[1]).to(device, torch.float32)
+    task = make_task(alpha=flops_target()).to(device, torch.float32)
     model = task.trainable_module = convert_sync_batchnorm(task.trainable_module)
     task.prepare_distributed()
     [images] = divide(1, world_size, rank)
@@ -308,7 +350,6 @@ def test_ranks_understand_each_other_in_half_precision(tmp_path):
         torch.testing.assert_close(value, second[name], msg=f'{name}: {{}}'.format)
 
 
-@pytest.mark.parametrize('results', ['two ranks'], indirect=True)
 def test_norms_of_a_resolution_that_nobody_has_are_left_alone(results):
     start = dict(make_task().trainable_module.named_buffers())
     for rank in results[1]:

@@ -3,6 +3,7 @@
 import copy
 import logging
 import pickle
+from types import SimpleNamespace
 
 import pytest
 import timm
@@ -57,6 +58,22 @@ def test_collapse_is_told_with_a_remedy(lines, counts, told):
     _, *warning = lines()
     assert ['96.0% of the images to 32 px' in one and "router='cascade', distill=1" in one
             for one in warning] == [True] * told
+
+
+def test_counts_on_the_device_are_read_for_the_report(lines):
+    """Training at all resolutions leaves them there."""
+    log = RoutingLog((64, 32), [4_000_000_000, 1_000_000_000], 0)
+
+    def run(training, counts, images):
+        log.after_forward(SimpleNamespace(training=training, last_counts=counts), (), torch.zeros(images, 5))
+
+    run(True, torch.tensor([1, 3]), 4)
+    run(True, torch.tensor([2, 0]), 2)
+    run(False, [0, 2], 2)
+    run(True, torch.tensor([1, 0]), 1)
+    log.report()
+    assert [line.partition(' GFLOPs')[0] for line in lines()] == [
+        'DRNet training: 2.5', 'DRNet evaluation: 1', 'DRNet training: 4']
 
 
 @pytest.fixture
