@@ -236,10 +236,10 @@ def test_dial_of_a_predictor_is_monotone(seed, images, digits, scale, costs, pre
     right=st.floats(0, 1), shares=shares)
 def test_dial_of_a_cascade_is_monotone(seed, images, digits, costs, right, shares):
     sure = drawn(seed, images, len(costs), digits)
-    agrees = drawn(seed + 1, images, len(costs), 6) < right
-    agrees[:, 0] = True
+    likely = drawn(seed + 1, images, len(costs), 6) * right
+    likely[:, 0] = 1
     found = reached(
-        lambda target: choose_thresholds(sure, agrees, costs, target).cost,
+        lambda target: choose_thresholds(sure, likely, costs, target).cost,
         [costs[0], *(share * costs[0] for share in shares)])
     assert costs[0] in {target for target, _ in found}
     assert all(cost <= 1.01 * target for target, cost in found)

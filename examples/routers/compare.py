@@ -27,7 +27,8 @@ from timm_drnet.adaptation.branches import Branches, Settings
 from timm_drnet.adaptation.photographs import find_photographs
 from timm_drnet.adaptation.predictor import train_on_utility
 from timm_drnet.adaptation.progress import Progress
-from timm_drnet.cascade.dial import choose_thresholds, stop
+from timm_drnet.cascade.climb import paid_by_stop
+from timm_drnet.cascade.dial import choose_thresholds, likelihood, stop
 from timm_drnet.cost.costs import Costs, measure_costs
 from timm_drnet.cost.dial import find_cost_weight
 from timm_drnet.cost.verdict import judge
@@ -43,7 +44,7 @@ TARGETS = (0.6, 0.7, 0.8, 0.9)
 COUNTS = (100, 300, 1000, 4000)
 
 Answers = dict[str, torch.Tensor]
-"""Confidence (N, M), classes (N, M) and, where they are known, labels (N,)."""
+"""Confidence, classes and the likelihood of each, (N, M), and, where they are known, labels (N,)."""
 
 
 class Study:
@@ -94,7 +95,7 @@ class Study:
         joined = [{key: value.clone() for key, value in one.items()} for one in tuned[1]]
         for index, both in tuned.items():
             for whole, one in zip(joined, both, strict=True):
-                for key in ('sure', 'classes'):
+                for key in ('sure', 'classes', 'likely'):
                     whole[key][:, index] = one[key][:, index]
         return {
             'trials': [dataclasses.asdict(trial) for trial in trials], 'test': joined[0], 'held out': joined[1],
@@ -117,26 +118,25 @@ class Study:
 def answers_of(model: Any, batches: Any) -> Answers:
     """The first answer at each candidate."""
     found = collect_answers(model, batches)
-    answers = {'sure': found.probabilities[:, :, 0].clone(), 'classes': found.classes[:, :, 0].clone()}
+    answers = {
+        'sure': found.probabilities[:, :, 0].clone(), 'classes': found.classes[:, :, 0].clone(),
+        'likely': likelihood(found.classes, found.probabilities)}
     return answers if found.labels is None else {**answers, 'labels': found.labels.clone()}
 
 
 def cascade(study: Study, unlabelled: Answers, test: Answers, name: str) -> list[dict[str, Any]]:
     """Set thresholds on unlabelled photographs, for each target; measure on the labelled ones."""
     relative = [cost / study.costs[0] for cost in study.costs]
-    agrees = unlabelled['classes'] == unlabelled['classes'][:, :1]
     rows = []
     for target in TARGETS:
         try:
-            thresholds = choose_thresholds(unlabelled['sure'], agrees, relative, target).thresholds
+            thresholds = choose_thresholds(unlabelled['sure'], unlabelled['likely'], relative, target).thresholds
         except ValueError as error:
             rows.append({'router': name, 'target': target, 'error': str(error)})
             continue
-        ran = [j for j, threshold in enumerate(thresholds, start=1) if threshold is not None]
-        paid = [cost + sum(relative[k] for k in ran if k > j) for j, cost in enumerate(relative)]
         rows.append({
-            'router': name, 'target': target, 'thresholds': thresholds, 'images': len(agrees),
-            **measure(study, test, stop(thresholds, test['sure']), paid)})
+            'router': name, 'target': target, 'thresholds': thresholds, 'images': len(unlabelled['sure']),
+            **measure(study, test, stop(thresholds, test['sure']), paid_by_stop(thresholds, relative))})
     return rows
 
 

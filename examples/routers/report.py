@@ -20,9 +20,10 @@ ImageNet's validation set that no weight and no threshold was set on.
 - **Lots** are the cascade's own shares dealt at random, at the same cost.
 - FLOPs are relative to the backbone at its largest size, every rung that ran included. A target is met on the
   photographs that thresholds were set on; on others the cost differs a little.
-- Thresholds are set on photographs without labels, other ones than those measured on. But the rule that, of rungs that
-  agree as often, takes the larger one was made after a look at rows like these: at 80 % and more, what it gains here is
-  an upper bound.
+- Thresholds are set on photographs without labels, other ones than those measured on, by the probability that the
+  largest size gives to the answers. This rule took the place of counted agreement because it chooses the sizes that
+  labels of those other photographs would choose, and [on small images](results.md), too; rows like these were seen
+  before that.
 - The norms of the MobileNetV2 at hand were folded into its convolutions, so statistics estimated anew break it; `adapt`
   sees that and undoes it.
 """

@@ -1,7 +1,9 @@
 """A cascade's dial: thresholds that meet an average cost, read off what its rungs say about some images.
 
-No labels are needed: what is to be kept is the answer of the largest candidate, which is what the images that go on
-get. Of all settings that meet a target, the one is taken whose answers agree most often with it.
+No labels are needed, as the largest candidate stands in for them: an answer is as good as the probability that it gives
+to that class. On average that is the accuracy that is to be expected, as far as its probabilities are right. Another
+answer where the largest is itself in doubt costs little; that is what counting agreement alone does not see. Of all
+settings that meet a target, the one is taken whose answers are expected to be right most often.
 """
 
 import itertools
@@ -10,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .climb import paid_by_stop, rungs
+from .climb import paid_by_stop
 
 _STEPS = 20
 """In which the share that stops at the smaller of two rungs is tried."""
@@ -29,14 +31,27 @@ class CascadeSetting:
     """Average per image, every rung that ran included, in the unit of the costs."""
     shares: tuple[float, ...]
     """Of the images that stop at each resolution, largest first."""
-    agreement: float
-    """Per cent of the images whose answer is that of the largest candidate."""
+    expected: float
+    """Per cent of the images that are to be expected right."""
+
+
+def likelihood(classes: torch.Tensor, probabilities: torch.Tensor) -> torch.Tensor:
+    """The probability that the largest candidate gives to the answer of each.
+
+    Args:
+        classes: The most probable classes at each candidate, the first k of them, (N, M, k) integers.
+        probabilities: Of these classes, (N, M, k).
+
+    Returns:
+        (N, M); 0 for an answer that is not among the largest candidate's first k.
+    """
+    return ((classes[:, :, :1] == classes[:, :1]) * probabilities[:, :1]).sum(dim=2)
 
 
 def measure_setting(
         thresholds: Sequence[float | None],
         sure: torch.Tensor,
-        agrees: torch.Tensor,
+        likely: torch.Tensor,
         costs: Sequence[float],
 ) -> CascadeSetting:
     """Find out what thresholds do to some images.
@@ -44,18 +59,18 @@ def measure_setting(
     Args:
         thresholds: One for each candidate but the largest.
         sure: Confidence of each image at each candidate, (N, M).
-        agrees: Whether its answer is that of the largest candidate, (N, M) booleans.
+        likely: The `likelihood` of its answer, (N, M).
         costs: Of each candidate, largest first.
 
     Returns:
-        The setting, with its cost, shares and agreement.
+        The setting, with its cost, shares and what is expected of it.
     """
     where = stop(thresholds, sure)
     paid = torch.tensor(paid_by_stop(thresholds, costs), dtype=torch.float64)[where]
     counts = torch.bincount(where, minlength=len(costs)).tolist()
-    kept = agrees.gather(1, where[:, None]).double().mean()
+    expected = likely.gather(1, where[:, None]).double().mean()
     return CascadeSetting(
-        tuple(thresholds), float(paid.mean()), tuple(n / len(sure) for n in counts), 100 * float(kept))
+        tuple(thresholds), float(paid.mean()), tuple(n / len(sure) for n in counts), 100 * float(expected))
 
 
 def stop(thresholds: Sequence[float | None], sure: torch.Tensor) -> torch.Tensor:
@@ -69,19 +84,18 @@ def stop(thresholds: Sequence[float | None], sure: torch.Tensor) -> torch.Tensor
 
 def choose_thresholds(
         sure: torch.Tensor,
-        agrees: torch.Tensor,
+        likely: torch.Tensor,
         costs: Sequence[float],
         target: float,
 ) -> CascadeSetting:
     """Choose rungs and their thresholds for an average cost.
 
-    No rung below the largest, one and two are tried; two have to agree more often than one by more than its standard
-    error, since there are many more of them to choose from. Of settings that agree as often within the standard error,
-    the one that starts at the largest rung is taken: a network is less often sure of what is wrong where it sees more.
+    No rung below the largest, one and two are tried. More rungs have to be better than fewer by more than the standard
+    error of the difference, paired by image, since there are many more of them to choose from.
 
     Args:
         sure: Confidence of each image at each candidate, (N, M).
-        agrees: Whether its answer is that of the largest candidate, (N, M) booleans.
+        likely: The `likelihood` of its answer, (N, M).
         costs: Of each candidate, largest first.
         target: Average cost of an image, in their unit.
 
@@ -95,17 +109,14 @@ def choose_thresholds(
     nearest: list[float] = []
     for number in (0, 1, 2):
         found = [
-            measure_setting(thresholds, sure, agrees, costs)
+            measure_setting(thresholds, sure, likely, costs)
             for thresholds in _candidates(number, sure, costs, target)]
         found = [one for one in found if one.cost <= costs[0]]  # the plain backbone costs no more
         nearest += [one.cost for one in found]
         found = [one for one in found if abs(one.cost - target) <= 0.01 * target]
         if found:
-            most = max(one.agreement for one in found)
-            even = [one for one in found if one.agreement >= most - _standard_error(most, len(sure))]
-            leader = max(even, key=lambda one: (-rungs(one.thresholds)[0], one.agreement, -one.cost))
-            margin = 0.0 if best is None else _standard_error(best.agreement, len(sure))
-            if best is None or leader.agreement > best.agreement + margin:
+            leader = max(found, key=lambda one: (one.expected, -one.cost))
+            if best is None or _is_better(leader, best, sure, likely):
                 best = leader
     if best is None:
         raise ValueError(
@@ -155,10 +166,11 @@ def _threshold(sure: torch.Tensor, number: int) -> float:
     return float((ordered[number - 1] + ordered[number]) / 2)
 
 
-def _standard_error(agreement: float, images: int) -> float:
-    """Of a percentage, with two images added on either side: none is certain (Agresti and Coull, 1998)."""
-    part = (agreement / 100 * images + 2) / (images + 4)
-    return float(100 * (part * (1 - part) / (images + 4)) ** 0.5)
+def _is_better(one: CascadeSetting, other: CascadeSetting, sure: torch.Tensor, likely: torch.Tensor) -> bool:
+    """Whether a setting is better than another by more than the standard error."""
+    mine, theirs = (likely.gather(1, stop(each.thresholds, sure)[:, None]).double() for each in (one, other))
+    gain = mine - theirs
+    return float(gain.mean()) > float(gain.std(correction=0)) / len(gain) ** 0.5
 
 
 def _around(reached: Sequence[float], target: float) -> str:

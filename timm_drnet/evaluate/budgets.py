@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..cascade.dial import choose_thresholds, stop
+from ..cascade.dial import choose_thresholds, likelihood, stop
 from ..core.drnet import DRNet
 from ..cost.costs import Costs, measure_costs, set_cost_weight
 from ..cost.dial import Setting, budget_curve, check_target, find_cost_weight, setting
@@ -37,8 +37,9 @@ def set_budget(
 
     A predictor's choice becomes argmax(log p_j - w * C_j / C_max), with ``cost_weight`` w such that the average over
     the given images meets the target within 1 %. A cascade gets the thresholds that meet it, and loses the rungs that
-    do not pay, such that its answers agree as often as can be with those of the largest resolution. Nothing is trained,
-    and training is not affected. The position goes where the model goes: to the Hub, to ``deploy()`` and into exports.
+    do not pay, such that its answers are right as often as can be, as far as the largest resolution knows. Nothing is
+    trained, and training is not affected. The position goes where the model goes: to the Hub, to ``deploy()`` and into
+    exports.
 
     Args:
         model: A cascade, or a DRNet in the joint stage; changed in place.
@@ -167,8 +168,10 @@ def cascade_curve(
 def _cascade_setting(answers: Answers, costs: Costs, target: float, hits: torch.Tensor | None) -> Setting:
     """The position of a cascade's dial that meets a target."""
     sure, classes = answers.probabilities[:, :, 0], answers.classes[:, :, 0]
-    one = choose_thresholds(sure, classes == classes[:, :1], costs.backbone, target)
-    top1 = None
-    if hits is not None:
-        top1 = 100 * float(hits.gather(1, stop(one.thresholds, sure)[:, None]).double().mean())
-    return Setting(0.0, one.cost, one.shares, top1, one.thresholds, one.agreement)
+    likely = likelihood(answers.classes, answers.probabilities)
+    one = choose_thresholds(sure, likely, costs.backbone, target)
+    where = stop(one.thresholds, sure)[:, None]
+    agreement, top1 = (
+        None if true is None else 100 * float(true.gather(1, where).double().mean())
+        for true in (classes == classes[:, :1], hits))
+    return Setting(0.0, one.cost, one.shares, top1, one.thresholds, agreement)

@@ -38,10 +38,10 @@ def _advice(summary: Mapping[str, Any]) -> list[str]:
         f' multiplications of one at 64 px. With as many of them, {longer[0]["epochs"]} epochs, the plain network has'
         f' {mean([one["top1"][0] for one in longer])} % at 64 px, and the one for all sizes {at["utility"]} %.',
         '- **A router: the cascade, if `timm-drnet validate` says that it pays on your images.** It tells images apart:'
-        f' it is {cascade["lots"]["mean"]:.1f} points better than lots at its shares, with every seed. But it pays for'
-        ' each size that an image runs at. Here 48 px are so nearly as good as 64 px that, at 70 % of the cost, the'
-        ' same network held at 48 px for most images and at 64 px for the others, by lot, is'
-        f' {-cascade["own_line"]["mean"]:.1f} points better than the cascade, and at 90 % as good.'
+        f' at 90 % of the cost it is {routers["cascade"]["0.9"]["lots"]["mean"]:.1f} points better than lots at its'
+        ' shares, with every seed. But it pays for each size that an image runs at. Here 48 px are so nearly as good as'
+        ' 64 px that the same network held at 48 px for most images and at 64 px for the others, by lot, is as good:'
+        f' {difference(cascade["own_line"])} at 70 % of the cost.'
         ' With ImageNet weights on photographs, where accuracy falls faster with the size, a cascade does pay: the one'
         ' that ships is above its static line ([Numbers](../README.md#numbers)).',
         f'- **No predictor so far.** The best ({ROUTERS[name]}) is {best["lots"]["mean"]:.2f} points better than lots'

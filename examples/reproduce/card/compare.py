@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from timm_drnet.cascade.dial import choose_thresholds, stop
+from timm_drnet.cascade.climb import paid_by_stop
+from timm_drnet.cascade.dial import choose_thresholds, likelihood, stop
 from timm_drnet.cost.costs import Costs
 from timm_drnet.cost.dial import find_cost_weight
 
@@ -24,12 +25,12 @@ class Answers:
     """Whether it is right, (N, R) float64."""
     sure: torch.Tensor
     """Its largest probability, (N, R)."""
-    classes: torch.Tensor
-    """The most probable class, (N, R) integers."""
+    likely: torch.Tensor
+    """The probability that the largest resolution gives to that answer, (N, R)."""
 
     def largest(self, count: int) -> 'Answers':
         """At so many of the largest resolutions."""
-        return Answers(self.hits[:, :count], self.sure[:, :count], self.classes[:, :count])
+        return Answers(self.hits[:, :count], self.sure[:, :count], self.likely[:, :count])
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,10 +48,11 @@ class Routed:
 def read_answers(path: Path, part: str) -> Answers:
     """Read what a row left of ``val`` or ``dial``."""
     with np.load(path) as arrays:
-        classes = torch.from_numpy(arrays[f'{part}_classes'][..., 0].astype(np.int64))
-        sure = torch.from_numpy(arrays[f'{part}_log_p'][..., 0].astype(np.float64)).exp()
+        classes = torch.from_numpy(arrays[f'{part}_classes'].astype(np.int64))
+        probabilities = torch.from_numpy(arrays[f'{part}_log_p'].astype(np.float64)).exp()
         labels = torch.from_numpy(arrays[f'{part}_labels'].astype(np.int64))
-    return Answers((classes == labels[:, None]).double(), sure, classes)
+    hits = (classes[..., 0] == labels[:, None]).double()
+    return Answers(hits, probabilities[..., 0], likelihood(classes, probabilities))
 
 
 def read_scores(path: Path, part: str) -> torch.Tensor:
@@ -62,13 +64,10 @@ def read_scores(path: Path, part: str) -> torch.Tensor:
 def cascade(dial: Answers, val: Answers, costs: Sequence[float], target: float) -> Routed | None:
     """A cascade whose thresholds were set for an average cost, without labels; None where it cannot cost that."""
     try:
-        setting = choose_thresholds(dial.sure, dial.classes == dial.classes[:, :1], costs, target)
+        setting = choose_thresholds(dial.sure, dial.likely, costs, target)
     except ValueError:
         return None
-    where = stop(setting.thresholds, val.sure)
-    rungs = [j for j, threshold in enumerate(setting.thresholds, start=1) if threshold is not None]
-    paid = [cost + sum(costs[k] for k in rungs if k > j) for j, cost in enumerate(costs)]
-    return _routed(where, val, paid)
+    return _routed(stop(setting.thresholds, val.sure), val, paid_by_stop(setting.thresholds, costs))
 
 
 def predicted(
