@@ -262,7 +262,8 @@ class OnnxDRNet:
         """Logits of each image, and its choice."""
         if self._climbs:
             return self._climb(x)
-        choice = check_choices(self._choose(x), len(x), len(self.resolutions))
+        choice = self._choose(x)
+        check_choices(choice, len(x), len(self.resolutions))
         return self._route(x, choice), choice
 
     def _choose(self, x: Array) -> NDArray[np.int64]:
