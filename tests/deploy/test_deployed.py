@@ -227,9 +227,14 @@ def test_pretrain_stage_runs_the_largest(make_tiny, shake, images):
         close(deployed(x), model(x))
 
 
+@pytest.mark.parametrize('args', [{'router': 'cascade'}, {'stage': 'pretrain'}])
+def test_scores_without_a_predictor_are_refused(make_tiny, images, args):
+    with pytest.raises(RuntimeError, match='No predictor is in use'):
+        make_tiny(**args).eval().deploy(micro_batch=0).predictor_scores(images(2))
+
+
 def test_configuration_comes_along(tiny):
     deployed = tiny.deploy(micro_batch=0)
-    assert not hasattr(deployed, 'predictor_scores')  # the model's have the dial outside
     assert resolve_model_data_config(deployed) == resolve_model_data_config(tiny)
     for name in ('resolutions', 'num_classes', 'in_chans', 'args'):
         assert getattr(deployed, name) == getattr(tiny, name)

@@ -170,7 +170,7 @@ def _is_better(one: CascadeSetting, other: CascadeSetting, sure: torch.Tensor, l
     """Whether a setting is better than another by more than the standard error."""
     mine, theirs = (likely.gather(1, stop(each.thresholds, sure)[:, None]).double() for each in (one, other))
     gain = mine - theirs
-    return float(gain.mean()) > float(gain.std(correction=0)) / len(gain) ** 0.5
+    return bool(gain.mean() > gain.std(correction=0) / len(gain) ** 0.5)
 
 
 def _around(reached: Sequence[float], target: float) -> str:

@@ -136,7 +136,7 @@ class DeployedDRNet(nn.Module):
             return self.classify(x)[1]  # type: ignore[no-any-return]
         _check_numbers(x)
         if self.args.uses_predictor:
-            return chosen(self._scores(x))
+            return chosen(self.predictor_scores(x))
         return torch.zeros(len(x), dtype=torch.int64, device=x.device)
 
     @torch.compiler.disable
@@ -211,9 +211,15 @@ class DeployedDRNet(nn.Module):
                 self.calibrate()
         return self
 
-    def _scores(self, x: torch.Tensor) -> torch.Tensor:
-        """What the predictor says of images, (B, in_chans, S, S), with the dial inside: (B, M)."""
-        assert self.predictor is not None
+    @torch.no_grad()
+    def predictor_scores(self, x: torch.Tensor) -> torch.Tensor:
+        """What the predictor says of images, (B, in_chans, S, S): (B, M). The dial is in it, as nothing else is priced.
+
+        Raises:
+            RuntimeError: If no predictor is in use.
+        """
+        if self.predictor is None:
+            raise RuntimeError('No predictor is in use: the model is a cascade, or of the pretrain stage.')
         pieces = cut_up(x, self.predictor_micro_batch, at_most=not self.calibrated)
         size, dtype = self.args.predictor_size, self._weight().dtype
         return torch.cat([self.predictor(resize(piece, size).to(dtype)) for piece in pieces]).to(x.dtype)
