@@ -58,7 +58,7 @@ def test_interval_is_that_of_drawing_images_one_by_one():
 
 
 @pytest.mark.parametrize(('knows', 'n', 'answer', 'warned'), [
-    (1.0, 4000, 'The router pays: top-1 differs by +', False),
+    (1.0, 4000, 'The router pays in FLOPs: top-1 differs by +', False),
     (0.0, 4000, 'The router does not pay: top-1 differs by ', True),
     (0.15, 4000, 'The router does not pay, though it is better than lots: ', False),
     (0.3, 4000, 'These images do not show whether the router pays', False),

@@ -154,7 +154,7 @@ def _answer(
         return f'The router does not pay, though it is better than lots: {both}.'
     if static.low <= 0:
         return f'These images do not show whether the router pays, only that it beats lots: {both}.'
-    return f'The router pays: {both}.'
+    return f'The router pays in FLOPs: {both}.'
 
 
 def _points(one: Comparison) -> str:
