@@ -18,12 +18,12 @@ HEAD = """# Measured on photographs
 
 <!-- Written by examples/reproduce/train_on_photographs.py report. Do not edit. -->
 
-What the walk-through of [training](train.md) gives on the {images} validation photographs of Caltech-101 (101 classes),
-trained on {train:,} others from the ImageNet weights that ship: EfficientNet-Lite0 at {sides} px. One epoch is
-short: all of these networks were still learning.
+What the first epochs of the recipes in [training](train.md), without their warmup, give on the {images} validation
+photographs of Caltech-101 (101 classes), trained on {train:,} others from the ImageNet weights that ship:
+EfficientNet-Lite0 at {sides} px. All of these networks were still learning.
 
 - **Trained** by timm's `train.py`: AdamW, {batch} photographs a batch, crops of 30 to 100 % of the area, float32; in
-  each epoch a rate of {rate:g} that falls to 0. Seeds: {seeds}.{resumed}
+  each epoch a rate of {rate:g} that falls to 0. {seeds}.{resumed}
 - **Held out**: {held} more photographs, for thresholds, without their labels. Nothing was set or chosen on the
   validation photographs.
 - Of the {gflops:.3f} GFLOPs at {largest} px, {costs}. In a cascade everything that ran is paid for.
@@ -80,10 +80,18 @@ def _head(found: Results) -> str:
     return HEAD.format(
         **{key: one[key] for key in ('images', 'train', 'held')},
         sides=', '.join(map(str, sides)), largest=sides[0], batch=options['batch_size'], rate=options['lr'],
-        seeds=', '.join(f'{len(each)} of `{row}`' for row, each in trained.items()), gflops=costs[0],
+        seeds=_seeds(trained), gflops=costs[0],
         costs=' and '.join(f'{side} px cost {100 * cost / costs[0]:.0f} %' for side, cost in zip(
             sides[1:], costs[1:], strict=True)),
-        resumed=f' {resumed} were interrupted, and went on from their last epoch.' if resumed else '')
+        resumed=f' Interrupted, and gone on from the last epoch: {resumed}.' if resumed else '')
+
+
+def _seeds(trained: Results) -> str:
+    """How many there are of each row."""
+    counts = {len(each) for each in trained.values()}
+    if len(counts) == 1:
+        return f'Seeds of each: {counts.pop()}'
+    return 'Seeds: ' + ', '.join(f'{len(each)} of `{row}`' for row, each in trained.items())
 
 
 def _sides(found: Results) -> list[int]:
