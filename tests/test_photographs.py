@@ -126,6 +126,6 @@ def test_figures_of_the_walk_through_are_those_of_the_page():
     text = (page.PAGE.parent / 'train.md').read_text().partition('## 1. ')[0]
     measured = page.PAGE.read_text()
     figures = re.findall(r'(\d\d\.\d\d) %', text)
-    assert len(figures) == 8
+    assert len(figures) == 16
     for figure in figures:
         assert re.search(rf'\| {figure} [|(]', measured), figure

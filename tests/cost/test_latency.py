@@ -54,7 +54,6 @@ def test_rungs_of_a_cascade_are_paid_for_and_no_predictor(make_tiny, clock):
     assert [row.predictor_ms for row in rows] == [0, 0, 0]
     assert [row.total_ms for row in rows] == pytest.approx([34, 14, 4])
     assert 'predict' not in clock  # which climbs
-    assert latency_table(model.deploy(micro_batch=0), 4, 1)[0].total_ms > 0
     model.args = replace(model.args, cost='latency')
     assert measure_costs(model).predictor == 0
 

@@ -43,7 +43,7 @@ def train_lines():
     parser = ArgumentParser()
     for name in ('--dataset', '--data-dir', '--train-split', '--val-split'):
         parser.add_argument(name, default='')
-    lines = [parser.parse_known_args(words)[0] for words in commands() if words[:3] == ['python', 'train.py', '-c']]
+    lines = [parser.parse_known_args(words)[0] for words in commands() if words[:2] == ['timm-drnet', 'run']]
     return dict(zip(KINDS, lines, strict=True))
 
 
@@ -101,7 +101,7 @@ def epoch_of(loader, epoch=0):
 def workplace(tmp_path_factory):
     """Where every command of docs/data.md that makes data was run."""
     folder = tmp_path_factory.mktemp('data')
-    draw(folder / 'caltech101')
+    draw(folder / 'photos')
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for words in commands():
@@ -173,10 +173,10 @@ def test_joint_stage_trains(kind, make_tiny):
 def test_files_are_copied_byte_by_byte():
     for split, count in COUNTS.items():
         originals = {
-            (path.read_bytes(), CLASSES.index(path.parent.name)) for path in Path('caltech101', split).rglob('*.*')}
+            (path.read_bytes(), CLASSES.index(path.parent.name)) for path in Path('photos', split).rglob('*.*')}
         assert len(originals) == count
         packed = []
-        for shard in Path('caltech101-wds').glob(f'{split}-*.tar'):
+        for shard in Path('photos-wds').glob(f'{split}-*.tar'):
             with tarfile.open(shard) as tar:
                 members = {member.name: tar.extractfile(member).read() for member in tar}
             for name, value in members.items():
@@ -185,17 +185,17 @@ def test_files_are_copied_byte_by_byte():
                     packed.append((value, int(members[name.split('.')[0] + '.cls'])))
         assert len(packed) == count
         assert set(packed) == originals
-        files = Path('caltech101-parquet/data').glob(f'{split}-*')
+        files = Path('photos-parquet/data').glob(f'{split}-*')
         rows = [row for file in files for row in pq.read_table(file).to_pylist()]
         assert len(rows) == count
         assert {(row['image']['bytes'], row['label']) for row in rows} == originals
 
 
 def test_names_of_the_classes_are_kept_in_timms_order():
-    assert json.loads(Path('caltech101-wds/_info.json').read_text())['classes'] == CLASSES
+    assert json.loads(Path('photos-wds/_info.json').read_text())['classes'] == CLASSES
     labels = {name: label for label, name in enumerate(CLASSES)}
-    assert create_dataset('', root='caltech101', split='train').reader.class_to_idx == labels
-    parquet = create_dataset('hfds/caltech101-parquet', root='caltech101-cache', split='train')
+    assert create_dataset('', root='photos', split='train').reader.class_to_idx == labels
+    parquet = create_dataset('hfds/photos-parquet', root='photos-cache', split='train')
     assert parquet.reader.class_to_idx == labels
 
 
@@ -208,7 +208,7 @@ def test_packed_streams_say_how_long_they_are(kind, tmp_path):
 
 
 def test_shards_are_equally_long_and_mixed(tmp_path):
-    assert pack.main(['wds', 'caltech101', str(tmp_path / 'out'), '--shards', '5']) == 0
+    assert pack.main(['wds', 'photos', str(tmp_path / 'out'), '--shards', '5']) == 0
     for split, count in COUNTS.items():
         info = json.loads((tmp_path / 'out' / '_info.json').read_text())['splits'][split]
         assert info['num_samples'] == sum(info['shard_lengths']) == count
@@ -269,7 +269,7 @@ def test_pack_refuses_bad_data_and_leaves_nothing(form, fault, options, message,
 def test_pack_touches_no_existing_output(tmp_path, capsys):
     (tmp_path / 'out').mkdir()
     (tmp_path / 'out' / 'precious').touch()
-    assert pack.main(['wds', 'caltech101', str(tmp_path / 'out')]) == 2
+    assert pack.main(['wds', 'photos', str(tmp_path / 'out')]) == 2
     assert 'this folder is not empty; name a new one' in capsys.readouterr().err
     assert [path.name for path in (tmp_path / 'out').iterdir()] == ['precious']
 
@@ -284,5 +284,5 @@ def test_pack_shows_progress(tmp_path, monkeypatch):
 
     monkeypatch.setattr(pack, 'tqdm', terminal)
     for form in ('wds', 'parquet'):
-        assert pack.main([form, 'caltech101', str(tmp_path / form)]) == 0
+        assert pack.main([form, 'photos', str(tmp_path / form)]) == 0
     assert [(bar.n, bar.total) for bar in bars] == [(64, 64), (64, 64)]
