@@ -12,7 +12,7 @@ from timm_drnet.adaptation.adapt import adapt, adapt_model, drnet_to_adapt
 from timm_drnet.adaptation.branches import Settings
 from timm_drnet.adaptation.norms import get_state, private_norms
 from timm_drnet.adaptation.photographs import find_photographs
-from timm_drnet.deploy.identity import weights_digest
+from timm_drnet.deploy.weights_digest import weights_digest
 from timm_drnet.evaluate.answers import choose, collect_answers
 from timm_drnet.train.utility import utility_targets
 

@@ -73,13 +73,17 @@ def test_other_answers_count_less_where_the_largest_is_in_doubt(doubt, rungs):
     assert [threshold is not None for threshold in found.thresholds] == rungs
 
 
-def test_a_second_rung_has_to_be_worth_more_than_chance(answers):
-    """Two rungs have more ways to be lucky."""
-    sure = answers[0]
+@pytest.mark.parametrize(('images', 'rungs'), [(1, 1), (4, 2)])
+def test_a_second_rung_has_to_be_worth_more_than_chance(images, rungs):
+    """Two rungs have more ways to be lucky: what they gain by one image does not count."""
+    sure = torch.rand(400, 3, generator=torch.Generator().manual_seed(0))
     likely = torch.ones(400, 3)
-    likely[sure[:, 2].argmax(), 2] = 0
+    first, second = (sure[:, j].argsort(descending=True) for j in (1, 2))
+    likely[second[200:200 + images], 2] = 0  # stop at the smallest alone, and go on where there are two
+    kept = [i for i in second[:20].tolist() if i in set(first[:300].tolist())][:images]
+    likely[kept, 1] = 0  # stop at the middle one alone, and before it where there are two
     found = choose_thresholds(sure, likely, COSTS, 2.5)
-    assert sum(threshold is not None for threshold in found.thresholds) == 1
+    assert sum(threshold is not None for threshold in found.thresholds) == rungs
 
 
 def test_rung_that_knows_nothing_is_left_out(answers):

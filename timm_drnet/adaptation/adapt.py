@@ -17,8 +17,8 @@ from ..cost.costs import Costs, measure_costs
 from ..cost.dial import TOLERANCE
 from ..cost.flops import cost_table
 from ..cost.verdict import Verdict, judge
-from ..deploy.identity import weights_digest
 from ..deploy.stopwatch import warm_seconds_of
+from ..deploy.weights_digest import weights_digest
 from ..evaluate.answers import Answers, choose, collect_answers
 from ..evaluate.budgets import Budget, budget_of, turn_to
 from ..hub.plain_backbone import drnet_from

@@ -14,7 +14,7 @@ from ..core.drnet import DRNet
 from ..data.output_folder import remove_staged, staged_file
 from ..data.pixels import REDUCING_GAP
 from ..data.reading import data_config
-from ..deploy.identity import weights_digest
+from ..deploy.weights_digest import weights_digest
 from ..version import __version__
 from .listing import Listing
 

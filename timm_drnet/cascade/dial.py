@@ -167,10 +167,10 @@ def _threshold(sure: torch.Tensor, number: int) -> float:
 
 
 def _is_better(one: CascadeSetting, other: CascadeSetting, sure: torch.Tensor, likely: torch.Tensor) -> bool:
-    """Whether a setting is better than another by more than the standard error."""
+    """Whether a setting is better than another by more than the standard error that chance alone would have."""
     mine, theirs = (likely.gather(1, stop(each.thresholds, sure)[:, None]).double() for each in (one, other))
     gain = mine - theirs
-    return bool(gain.mean() > gain.std(correction=0) / len(gain) ** 0.5)
+    return bool(gain.sum() > gain.square().sum().sqrt())  # one image alone is chance
 
 
 def _around(reached: Sequence[float], target: float) -> str:

@@ -171,7 +171,9 @@ def _cascade_setting(answers: Answers, costs: Costs, target: float, hits: torch.
     likely = likelihood(answers.classes, answers.probabilities)
     one = choose_thresholds(sure, likely, costs.backbone, target)
     where = stop(one.thresholds, sure)[:, None]
-    agreement, top1 = (
-        None if true is None else 100 * float(true.gather(1, where).double().mean())
-        for true in (classes == classes[:, :1], hits))
-    return Setting(0.0, one.cost, one.shares, top1, one.thresholds, agreement)
+
+    def per_cent(holds: torch.Tensor) -> float:
+        return 100 * float(holds.gather(1, where).double().mean())
+
+    top1 = None if hits is None else per_cent(hits)
+    return Setting(0.0, one.cost, one.shares, top1, one.thresholds, per_cent(classes == classes[:, :1]))

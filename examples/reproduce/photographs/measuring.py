@@ -101,9 +101,8 @@ def _adapt(row: Any, sizes: Sequence[int], checkpoint: Path, output: Path, data:
 def _answers(model: DRNet, data: Path, part: str) -> Answers:
     images = open_labelled_images(str(data), model.num_classes, split=part)
     loader = make_loader(images, data_config(model), 32, 1)
-    return collect_answers(
-        model.to(memory_format=torch.channels_last), images.batches(loader),  # type: ignore[call-overload]
-        channels_last=True)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stub knows it beside a device only
+    return collect_answers(model, images.batches(loader), channels_last=True)
 
 
 def _at_targets(model: DRNet, held: Answers, val: Answers) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Identity: which weights a model has, as a hash that is the same on every device and by any number of threads."""
+"""Which weights a model has, as a hash that is the same on every device and by any number of threads."""
 
 import hashlib
 
