@@ -86,6 +86,17 @@ def test_a_second_rung_has_to_be_worth_more_than_chance(images, rungs):
     assert sum(threshold is not None for threshold in found.thresholds) == rungs
 
 
+@pytest.mark.parametrize(('wrong', 'rung'), [(1, 2), (2, 1)])
+def test_another_rung_has_to_be_better_at_the_target_by_more_than_chance(wrong, rung):
+    """At lower costs the smallest candidate is the better rung; at this one a few images tell."""
+    sure = torch.linspace(0, 1, 200)[:, None].repeat(1, 3)
+    likely = torch.full((200, 3), 0.9)
+    likely[:50, 1], likely[:80, 2] = 0.2, 0.2
+    likely[-wrong:, 2] = 0.4
+    thresholds = choose_thresholds(sure, likely, (1.0, 0.7, 0.4), 0.99).thresholds
+    assert [j for j, one in enumerate(thresholds, start=1) if one is not None] == [rung]
+
+
 def test_rung_that_knows_nothing_is_left_out(answers):
     sure, likely = answers
     likely = likely.clone()

@@ -2,16 +2,22 @@
 
 No labels are needed, as the largest candidate stands in for them: an answer is as good as the probability that it gives
 to that class. On average that is the accuracy that is to be expected, as far as its probabilities are right. Another
-answer where the largest is itself in doubt costs little; that is what counting agreement alone does not see. Of all
-settings that meet a target, the one is taken whose answers are expected to be right most often.
+answer where the largest is itself in doubt costs little; that is what counting agreement alone does not see.
+
+Of all settings that meet a target, the one is wanted whose answers are expected to be right most often. With some
+hundred images chance decides between those that are nearly as good, at each target anew. So one rung is preferred, the
+one that is expected to bring most over all costs that it can have, and other rungs, one or two, have to be better at
+the target by more than chance.
 """
 
+import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
+from ..cost.static_line import static_accuracy
 from .climb import paid_by_stop
 
 _STEPS = 20
@@ -90,8 +96,8 @@ def choose_thresholds(
 ) -> CascadeSetting:
     """Choose rungs and their thresholds for an average cost.
 
-    No rung below the largest, one and two are tried. More rungs have to be better than fewer by more than the standard
-    error of the difference, paired by image, since there are many more of them to choose from.
+    No rung below the largest, one and two are tried. More rungs have to be better than fewer, and a rung than one that
+    is better over all costs, by more than the standard error of the difference, paired by image.
 
     Args:
         sure: Confidence of each image at each candidate, (N, M).
@@ -116,6 +122,9 @@ def choose_thresholds(
         found = [one for one in found if abs(one.cost - target) <= 0.01 * target]
         if found:
             leader = max(found, key=lambda one: (one.expected, -one.cost))
+            if number == 1:
+                found.sort(key=lambda one: -_area(_rung(one), sure, likely, costs))
+                leader = functools.reduce(lambda a, b: b if _is_better(b, a, sure, likely) else a, found)
             if best is None or _is_better(leader, best, sure, likely):
                 best = leader
     if best is None:
@@ -171,6 +180,25 @@ def _is_better(one: CascadeSetting, other: CascadeSetting, sure: torch.Tensor, l
     mine, theirs = (likely.gather(1, stop(each.thresholds, sure)[:, None]).double() for each in (one, other))
     gain = mine - theirs
     return bool(gain.sum() > gain.square().sum().sqrt())  # one image alone is chance
+
+
+def _rung(setting: CascadeSetting) -> int:
+    """The candidate of its only threshold."""
+    return next(j for j, threshold in enumerate(setting.thresholds, start=1) if threshold is not None)
+
+
+def _area(index: int, sure: torch.Tensor, likely: torch.Tensor, costs: Sequence[float]) -> float:
+    """Between what a cascade of one rung is expected to bring at all costs up to the largest's, and the static line."""
+    images = len(sure)
+    relative = torch.tensor(costs, dtype=torch.float64) / costs[0]
+    right = likely.double()
+    going = right[sure[:, index].argsort(stable=True)]  # the least sure go on first
+    gained = torch.cat([going.new_zeros(1), (going[:, 0] - going[:, index]).cumsum(dim=0)]) / images
+    cost = relative[index] + torch.arange(images + 1) / images
+    within = cost <= 1
+    held = right.mean(dim=0)
+    line = static_accuracy(relative, held.expand(int(within.sum()), -1), cost[within])
+    return float((held[index] + gained[within] - line).sum()) / images
 
 
 def _around(reached: Sequence[float], target: float) -> str:
