@@ -49,9 +49,18 @@ def labels_for(model: DRNet, labels: Sequence[str] | None) -> Sequence[str]:
         raise ValueError('The model has no classifier (num_classes=0), so there is nothing to classify.')
     if labels is None:
         return class_labels(model)
+    check_labels(labels, model)
+    return labels
+
+
+def check_labels(labels: Sequence[str], model: DRNet) -> None:
+    """Check that there is a label for each class.
+
+    Raises:
+        ValueError: If there is not.
+    """
     if len(labels) != model.num_classes:
         raise ValueError(f'{len(labels)} labels for a model of {model.num_classes} classes: give one for each class.')
-    return labels
 
 
 def read_names(path: str | Path) -> list[str]:

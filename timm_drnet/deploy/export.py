@@ -27,7 +27,7 @@ from tqdm import tqdm
 from ..core.drnet import DRNet
 from ..data import files as image_files
 from ..data import pixels
-from ..data.labels import class_labels
+from ..data.labels import check_labels, class_labels
 from ..data.output_folder import check_output_folder, staged
 from ..data.reading import data_config
 from .export_card import export_card
@@ -108,8 +108,7 @@ def export_model(
     check_calibration(precision, calibrate, model.num_classes)
     if labels is None:
         labels = class_labels(model) if model.num_classes else ()
-    if len(labels) != model.num_classes:
-        raise ValueError(f'{len(labels)} labels for a model of {model.num_classes} classes: give one for each class.')
+    check_labels(labels, model)
 
     with staged(target) as folder:
         files: dict[str, dict[str, Any]] = {}

@@ -15,6 +15,7 @@ from timm.data import ImageNetInfo, infer_imagenet_subset
 from timm.models import save_for_hf
 
 from ..core.drnet import DRNet
+from ..data.labels import check_labels
 from ..train.training_run import TrainingRun
 from ..version import __version__
 from .checkpoints import check_finite
@@ -94,9 +95,8 @@ def save_folder(
         OSError: If the folder cannot be written.
     """
     folder = Path(folder)
-    if labels is not None and len(labels) != model.num_classes:
-        raise ValueError(
-            f'{len(labels)} labels for a model of {model.num_classes} classes: give one for each class.')
+    if labels is not None:
+        check_labels(labels, model)
     check_finite(model.state_dict())
     tensors = [*model.parameters(), *model.buffers()]
     if not all(t.is_contiguous() for t in tensors):  # channels_last, which safetensors refuses
