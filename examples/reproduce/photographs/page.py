@@ -36,7 +36,7 @@ NETWORKS = {
     'plain': 'the one of {largest} px, given smaller images',
     'cascade': 'one network for all sizes (`distill=1`)',
     'no-teacher': 'the same without `distill=1`',
-    'predictor': 'the same with it, trained beside a predictor',
+    'predictor': 'the same, trained beside a predictor',
 }
 ROUTERS = {
     ('cascade', 'cascade'): 'cascade, trained at all sizes',
@@ -45,8 +45,8 @@ ROUTERS = {
     ('plain', 'cascade'): 'plain network of {largest} px as a cascade, thresholds alone',
     ('plain', 'adapted'): 'plain network of {largest} px, `timm-drnet adapt` on the photographs held out',
     ('predictor', 'predictor as trained'): 'predictor, trained beside the network, as trained',
-    ('predictor', 'predictor'): 'the same, with its dial',
-    ('predictor', 'cascade'): 'its network as a cascade',
+    ('predictor', 'predictor'): 'predictor, trained beside the network, with its dial',
+    ('predictor', 'cascade'): 'its network as a cascade, without it',
 }
 LONGER = '-longer'
 """The end of the name of a row that goes on from another, for as long again."""
