@@ -11,7 +11,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / 'examples' / 'reproduce'))
 
 import train_on_card
 from card import advice, compare, page
+from card.answers import kept
 from card.images import on_device, pack, unpack
+from card.limit import expected_scores
 from card.stages import Setting, rate
 from PIL import Image
 
@@ -106,6 +108,22 @@ def test_routers_pay_for_what_ran():
     assert compare.predicted(scores, scores, val, costs, None).cost == 4.5
     routed = compare.predicted(scores, scores, val, costs, 3.0)
     assert (routed.cost, routed.shares) == (3.0, (0.5, 0.0, 0.5))
+
+
+def test_an_answer_that_is_seen_tells_where_an_image_is_right(tmp_path):
+    """At 32 px, the last, half of the images are in doubt and wrong; all are right at the others."""
+    labels = torch.arange(400) % 20
+    doubt = torch.arange(400) // 20 % 2 == 1
+    right = 5.0 * torch.nn.functional.one_hot(labels, 20)
+    wrong = 2.0 * torch.nn.functional.one_hot((labels + 1) % 20, 20)
+    noise = 0.1 * torch.randn(3, 400, 20, generator=torch.Generator().manual_seed(0))
+    logits = torch.stack([right, right, torch.where(doubt[:, None], wrong, right)]) + noise
+    np.savez(tmp_path / 'row.npz', **kept('val', logits.transpose(0, 1), labels))
+    scores = expected_scores(tmp_path / 'row.npz', [2])
+    assert scores.shape == (400, 3)
+    assert ((scores[:, 0] - scores[:, 2] > 0.5) == doubt).all()
+    nothing = expected_scores(tmp_path / 'row.npz', [0])[:, 2]  # 64 px answer all alike
+    assert abs(nothing[doubt].mean() - nothing[~doubt].mean()) < 0.05
 
 
 def test_interval_of_a_difference():

@@ -113,7 +113,8 @@ def predictors(args: argparse.Namespace) -> None:
         spread(args.data, Path(folder))
         images = load(Path(folder), torch.device(args.device))
     for seed in args.seeds:
-        Chain('distilled', seed, images, Setting(args.epochs, 1), args.output).predictors(args.kinds, args.epochs)
+        chain = Chain('distilled', seed, images, Setting(args.epochs, 1), args.output)
+        chain.predictors(args.kinds, args.part, args.epochs, args.tau)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -163,13 +164,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     add('--device', default='cuda', help='(%(default)s)')
     add('--limit', type=int, help='take only so many images, for a trial')
     running.set_defaults(call=run)
-    again = commands.add_parser('predictors', help='train predictors alone again, on images kept from the backbone')
+    again = commands.add_parser('predictors', help='train predictors alone again')
     add = again.add_argument
     add('data', type=Path, help='the images of the run')
     add('output', type=Path, help='the folder of the run')
     add('--seeds', type=int, nargs='+', default=[0, 1, 2])
     add('--kinds', nargs='+', choices=PREDICTORS, default=['features', 'scratch'])
-    add('--epochs', type=int, default=12, help='over the images kept for it (%(default)s)')
+    add('--part', choices=('held', 'train'), default='held',
+        help='train on images kept from the backbone, or on those that it was trained on (%(default)s)')
+    add('--epochs', type=int, default=12, help='over these images (%(default)s)')
+    add('--tau', type=float, default=1.0, help='temperature of the targets (%(default)g)')
     add('--device', default='cpu', help='(%(default)s)')
     again.set_defaults(call=predictors)
     telling = commands.add_parser('summarize', help='compute what the page of results tells')

@@ -77,20 +77,25 @@ class Chain:
             steps += 1
         return (time.time() - began) / steps
 
-    def predictors(self, kinds: Sequence[str], epochs: int) -> None:
+    def predictors(self, kinds: Sequence[str], where: str, epochs: int, tau: float) -> None:
         """Train predictors alone again, of the backbone that the row ``utility`` has left.
 
         Args:
             kinds: Of `PREDICTORS`.
-            epochs: Over the images that the backbone was not trained on.
+            where: On images that the backbone was not trained on, ``held``, or that it was, ``train``.
+            epochs: Over these images.
+            tau: Temperature of the targets.
         """
+        suffix = '' if tau == 1 else f'-tau{tau:g}'
         for kind in kinds:
             torch.manual_seed(self.seed)
             self.generator.manual_seed(self.seed)
             model, _ = self._first()
             state = torch.load(self.output / f'utility-seed{self.seed}.pt', map_location=self.device)
             model.load_state_dict(state)
-            self._predictor_alone(f'alone-held-{kind}', model, kind, 'predictor', epochs)
+            model.args = replace(model.args, tau=tau)
+            part = {'held': 'predictor', 'train': 'train'}[where]
+            self._predictor_alone(f'alone-{where}-{kind}{suffix}', model, kind, part, epochs)
 
     # The chains.
 

@@ -24,6 +24,7 @@ from .compare import (
     read_answers,
     read_scores,
 )
+from .limit import expected_scores
 from .networks import RESOLUTIONS
 
 FRACTIONS = (0.5, 0.6, 0.7, 0.8, 0.9)
@@ -36,7 +37,8 @@ ROUTERS = {
     'cascade-pretrain': ('pretrain', 'cascade'),
     **{row: (row, 'predictor') for row in ('utility', 'expected', 'paper', 'paper-no-alpha')},
     **{f'alone-{where}-{kind}': ('utility', f'alone-{where}-{kind}')
-       for where in ('held', 'train') for kind in ('features', 'scratch', 'classes')},
+       for where in ('held', 'train') for kind in ('features', 'features-tau0.3', 'scratch', 'classes')},
+    **{f'limit-{side}': ('utility', f'limit-{side}') for side in (*RESOLUTIONS[:0:-1], 'all')},
 }
 """Routers, with the row whose network answers, and what routes."""
 HELD = {
@@ -127,6 +129,11 @@ def _router(
                 of = len(costs) if router == 'cascade' else 2
                 dial = _answers(folder, network, seed, 'dial').largest(of)
                 each.append(None if target is None else cascade(dial, answers[seed].largest(of), costs[:of], target))
+            elif router.startswith('limit'):
+                seen = range(len(costs)) if router == 'limit-all' else [RESOLUTIONS.index(int(router[6:]))]
+                scores = expected_scores(folder / f'{network}-seed{seed}.npz', seen)
+                each.append(None if target is None else predicted(
+                    scores, scores, answers[seed], Costs('GFLOPs', tuple(costs), 0.0), target))
             else:
                 path = folder / f'{scored}-seed{seed}.npz'
                 price = Costs('GFLOPs', tuple(costs), rows[scored, seed]['predictor_gflops'])
