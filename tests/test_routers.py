@@ -28,6 +28,23 @@ def test_the_page_is_made_of_the_results_and_its_commands_can_be_read(tmp_path, 
     assert not any('''"'"''' in command for command in shown)
 
 
+def test_a_measure_of_confidence_gains_what_it_sends_on_rightly():
+    """Half of the answers are wrong, with 60 and 40 %; the others are right, with 55 and twice 22.5 %."""
+    wrong, right = torch.tensor([[0.6, 0.4, 1e-9], [0.55, 0.225, 0.225]]).log().repeat(200, 1, 1).unbind(dim=1)
+    order = torch.randperm(400, generator=torch.Generator().manual_seed(0))
+    rung = torch.cat([wrong, right])[order]
+    labels = torch.cat([torch.ones(200), torch.zeros(200)]).long()[order]
+    logits = torch.stack([torch.nn.functional.one_hot(labels, 3) * 10.0, rung], dim=1)
+    compare_measures = runpy.run_path(str(DRIVER / 'confidence.py'))['compare_measures']
+    gains = compare_measures(logits, logits, labels, 1)
+    shares = [share / 100 for share in range(10, 81, 5)]
+    expected = 100 * sum(min(s, 0.5) - max(0.0, s - 0.5) for s in shares) / len(shares)
+    for name in ('margin of the two likeliest', 'learned without labels', 'learned with the labels of nine tenths'):
+        assert gains[name]['difference'] == pytest.approx(expected, abs=1e-6)
+        assert gains[name]['low'] < expected < gains[name]['high']
+    assert gains['probability at temperature 0.5']['difference'] == pytest.approx(expected, abs=1e-6)  # 0.69 and 0.75
+
+
 @pytest.mark.slow
 def test_the_page_is_made_of_what_was_measured(tmp_path, monkeypatch):
     draw_blots(tmp_path / 'test', 20, 'ab')

@@ -19,6 +19,7 @@ from typing import Any
 
 import timm
 import torch
+from confidence import compare_measures
 from report import write_page
 
 import timm_drnet
@@ -40,7 +41,7 @@ from timm_drnet.evaluate.oracle import find_oracle, smallest_right
 from timm_drnet.hub.checkpoints import load_plain_weights, read_weights
 
 RESULTS = Path(__file__).parent / 'results'
-TARGETS = (0.6, 0.7, 0.8, 0.9)
+TARGETS = (0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9)
 COUNTS = (100, 300, 1000, 4000)
 
 Answers = dict[str, torch.Tensor]
@@ -78,6 +79,20 @@ class Study:
     def test(self) -> Answers:
         """Of the model as it is now, on the labelled photographs."""
         return answers_of(self.model, self.labelled())
+
+    def logits(self) -> dict[str, torch.Tensor]:
+        """Of the branches as they come, on all photographs of both kinds, in half precision."""
+        unlabelled = self.photographs.evaluation(self.model, everything=True, workers=self.args.workers)
+        test = [(logits_of(self.model, x), labels) for x, labels in self.labelled()]
+        logits, labels = map(torch.cat, zip(*test, strict=True))
+        return {'adapt': torch.cat([logits_of(self.model, x) for x in unlabelled]), 'test': logits, 'labels': labels}
+
+    def confidence(self) -> dict[int, Any]:
+        """What other measures of confidence are worth, at each size below the largest."""
+        found = self.once('logits', self.logits)
+        return {
+            side: compare_measures(found['adapt'], found['test'], found['labels'], j)
+            for j, side in enumerate(self.model.resolutions) if j}
 
     def tune(self) -> dict[str, Any]:
         """Adapt the branches; the trials, and what the tuned ones answer, kept or not."""
@@ -122,6 +137,12 @@ def answers_of(model: Any, batches: Any) -> Answers:
         'sure': found.probabilities[:, :, 0].clone(), 'classes': found.classes[:, :, 0].clone(),
         'likely': likelihood(found.classes, found.probabilities)}
     return answers if found.labels is None else {**answers, 'labels': found.labels.clone()}
+
+
+@torch.inference_mode()
+def logits_of(model: Any, x: torch.Tensor) -> torch.Tensor:
+    """At each candidate, (B, M, num_classes) float16."""
+    return torch.stack([model.forward_at(x, j) for j in range(len(model.resolutions))], dim=1).half()
 
 
 def cascade(study: Study, unlabelled: Answers, test: Answers, name: str) -> list[dict[str, Any]]:
@@ -200,7 +221,7 @@ def run(args: argparse.Namespace) -> None:
         'held': [100 * float(one) for one in right.double().mean(dim=0)],
         'oracle': {
             'top1': oracle.top1, 'cost': oracle.fraction},
-        'rows': rows, 'trials': trials}
+        'rows': rows, 'trials': trials, 'confidence': study.confidence()}
     (RESULTS / f'{args.name}.json').write_text(json.dumps(result, indent=1) + '\n', encoding='utf-8')
 
 
