@@ -17,11 +17,14 @@ DRIVER = Path(__file__).parents[1] / 'examples' / 'routers'
 
 
 def test_the_page_is_made_of_the_results_and_its_commands_can_be_read(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(DRIVER)
     report = runpy.run_path(str(DRIVER / 'report.py'))
     page = report['PAGE'].read_text(encoding='utf-8')
     monkeypatch.setitem(report['write_page'].__globals__, 'PAGE', tmp_path / 'routers.md')
     report['write_page'](DRIVER / 'results')
     assert (tmp_path / 'routers.md').read_text(encoding='utf-8') == page
+    for drawn in (tmp_path / 'routers', report['PAGE'].parent / 'routers'):
+        assert {path.name for path in drawn.iterdir()} == set(re.findall(r'\(routers/(.*)\)', page))
     shown = re.findall(r'Repeat: `python examples/routers/compare.py (.*)`', page)
     done = [json.loads(path.read_text())['command'] for path in sorted((DRIVER / 'results').glob('*.json'))]
     assert [*map(shlex.split, shown)] == [*map(shlex.split, done)]

@@ -5,6 +5,8 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from figure import draw, routed
+
 PAGE = Path(__file__).parents[2] / 'docs' / 'routers.md'
 
 HEAD = """# Routers
@@ -35,9 +37,17 @@ names.
 
 GLANCE = """## At a glance
 
-Points of top-1 above the static line at the cost that each row had. Untouched is with thresholds from the most
-photographs; adapted is what `adapt` ends with; tuned is its tuning kept in any case. Where `adapt` kept nothing that it
-tried, adapted is the untouched network with thresholds from the 300 photographs held out instead of all 1,000.
+Untouched is with thresholds from the most photographs; adapted is what `adapt` ends with; tuned is its tuning kept in
+any case. Where `adapt` kept nothing that it tried, adapted is the untouched network with thresholds from the 300
+photographs held out instead of all 1,000. At how many of the targets is each surely above the static line, that is with
+its whole interval?
+
+"""
+SURE = """| | untouched | adapted | tuned | predictor on utilities |
+|---|---|---|---|---|
+"""
+POINTS = """
+Points of top-1 above the static line at the cost that each row had:
 
 | | plain | target | untouched, FLOPs | top-1 | above the static line | adapted | tuned | predictor on utilities |
 |---|---|---|---|---|---|---|---|---|
@@ -53,35 +63,38 @@ its own, *with labels* whether that will be right where the answer is not.
 """
 DETAILED = (0.6, 0.7, 0.8, 0.9)
 """Targets at which each row is shown."""
+UNTOUCHED = 'cascade untouched'
 COLUMNS = ('cascade adapted', 'cascade, norms tuned in any case', 'predictor on utilities')
 
 
 def write_page(results: Path) -> None:
-    """Write the page.
+    """Write the page, and a drawing for each backbone into a folder of its name.
 
     Args:
         results: The folder with a JSON file for each backbone.
     """
     found = [json.loads(path.read_text(encoding='utf-8')) for path in sorted(results.glob('*.json'))]
+    for one in found:
+        draw(one, PAGE.with_suffix('') / f'{one["name"]}.svg')
     PAGE.write_text('\n'.join([HEAD, _glance(found), _measures(found), *map(_section, found)]), encoding='utf-8')
 
 
 def _glance(found: list[dict[str, Any]]) -> str:
-    """The main rows of all backbones."""
-    lines = []
+    """Of all backbones, how often the main rows are above the static line, and by how much."""
+    sure, points = [], []
     for one in found:
-        for target in sorted({row['target'] for row in one['rows']}):
-            rows = {row['router']: row for row in one['rows'] if row['target'] == target and 'error' not in row}
-            untouched = [
-                row for name, row in rows.items() if name.startswith('cascade untouched') and name.endswith(' images')]
-            if not untouched:
-                continue
-            most = max(untouched, key=lambda row: row['images'])
-            cells = [_difference(rows[name]['static']) if name in rows else 'not measured' for name in COLUMNS]
-            lines.append(
-                f'| {one["name"]} | {one["held"][0]:.2f} % | {100 * target:.0f} % | {100 * most["cost"]:.1f} % |'
-                f' {most["top1"]:.2f} % | {_difference(most["static"])} | {" | ".join(cells)} |')
-    return GLANCE + '\n'.join([*lines, ''])
+        untouched = routed(one, UNTOUCHED)
+        counts = [f'{sum(row["static"]["low"] > 0 for row in rows)} of {len(rows)}' if rows else 'not measured'
+                  for rows in (untouched, *(routed(one, name) for name in COLUMNS))]
+        sure.append(f'| {one["name"]} | {" | ".join(counts)} |')
+        for most in untouched:
+            others = {row['router']: row for row in one['rows'] if row['target'] == most['target']}
+            cells = [_difference(others[name]['static']) if 'static' in others.get(name, ()) else 'not measured'
+                     for name in COLUMNS]
+            row = [f'{one["held"][0]:.2f} %', f'{100 * most["target"]:.0f} %', f'{100 * most["cost"]:.1f} %',
+                   f'{most["top1"]:.2f} %', _difference(most['static']), *cells]
+            points.append(f'| {one["name"]} | {" | ".join(row)} |')
+    return GLANCE + SURE + '\n'.join([*sure, '']) + POINTS + '\n'.join([*points, ''])
 
 
 def _measures(found: list[dict[str, Any]]) -> str:
@@ -101,6 +114,7 @@ def _section(one: dict[str, Any]) -> str:
     lines = [
         f'## {one["name"]}', '',
         f'{one["images"]:,} photographs; torch {one["torch"]}, timm {one["timm"]}.', '',
+        f'![Top-1 of {one["name"]} against FLOPs: static line and routers](routers/{one["name"]}.svg)', '',
         f'| held at | {" | ".join(f"{side} px" for side in sizes)} | oracle |', f'|---|{"---|" * (len(sizes) + 1)}',
         f'| FLOPs | {" | ".join(f"{100 * cost:.1f} %" for cost in one["relative"])} |'
         f' {100 * one["oracle"]["cost"]:.1f} % |',

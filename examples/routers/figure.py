@@ -1,0 +1,70 @@
+"""Accuracy against FLOPs of one backbone: its static line, and what routers make of it."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from timm_drnet.cost.static_line import CurvePoint, static_line
+
+ROUTERS = {
+    'cascade untouched': ('cascade, untouched', 'C0', 'o-'),
+    'cascade adapted': ('cascade, adapted', 'C2', '^--'),
+    'predictor on utilities': ('predictor', 'C1', 'v:'),
+}
+"""By the beginning of their names: label, colour, and line."""
+
+
+def draw(result: dict[str, Any], path: Path) -> None:
+    """Draw one backbone.
+
+    Args:
+        result: What `compare` measured.
+        path: The SVG file to write; equal results give equal files.
+    """
+    held = [
+        CurvePoint(100 * cost, top1, f'{side} px')
+        for cost, top1, side in zip(result['relative'], result['held'], result['resolutions'], strict=True)]
+    corners = static_line(held)
+    with mpl.rc_context({'svg.hashsalt': result['name'], 'svg.fonttype': 'none', 'font.family': 'sans-serif'}):
+        figure = Figure(figsize=(5, 3.6), layout='constrained')
+        axes = figure.subplots()
+        axes.plot([p.gflops for p in corners], [p.top1 for p in corners], '-', color='grey', label='static line')
+        for point in held:
+            axes.plot(point.gflops, point.top1, 's', color='grey')
+            axes.annotate(
+                point.name, (point.gflops, point.top1), (0, -16), textcoords='offset points', ha='center', color='grey')
+        for start, (label, colour, line) in ROUTERS.items():
+            rows = routed(result, start)
+            if rows:
+                costs, top1 = [100 * row['cost'] for row in rows], [row['top1'] for row in rows]
+                axes.plot(costs, top1, line, color=colour, markersize=4, label=label)
+        axes.set_xlabel("FLOPs in % of the backbone's at the largest size")
+        axes.set_ylabel('top-1 in %')
+        axes.margins(x=0.1, y=0.1)
+        axes.grid(alpha=0.3)
+        axes.legend(loc='lower right', frameon=False)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format='svg', metadata={'Date': None, 'Creator': None})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(buffer.getvalue(), encoding='utf-8')
+
+
+def routed(result: dict[str, Any], start: str) -> list[dict[str, Any]]:
+    """The rows of a router that reached their target, by target; of several, those set on the most photographs.
+
+    Args:
+        result: What `compare` measured.
+        start: How the router's name begins.
+
+    Returns:
+        The rows, but for those set on photographs of other classes.
+    """
+    found: dict[float, dict[str, Any]] = {}
+    for row in result['rows']:
+        if row['router'].startswith(start) and not row['router'].endswith('classes') and 'error' not in row:
+            best = found.setdefault(row['target'], row)
+            found[row['target']] = max(best, row, key=lambda one: int(one['images']))
+    return [found[target] for target in sorted(found)]
