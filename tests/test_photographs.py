@@ -128,4 +128,4 @@ def test_figures_of_the_walk_through_are_those_of_the_page():
     figures = re.findall(r'(\d\d\.\d\d) %', text)
     assert len(figures) == 16
     for figure in figures:
-        assert re.search(rf'\| {figure} [|(]', measured), figure
+        assert re.search(rf'\| {figure} [|(±]', measured), figure

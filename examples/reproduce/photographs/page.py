@@ -87,11 +87,11 @@ def _head(found: Results) -> str:
 
 
 def _seeds(trained: Results) -> str:
-    """How many there are of each row."""
-    counts = {len(each) for each in trained.values()}
-    if len(counts) == 1:
-        return f'Seeds of each: {counts.pop()}'
-    return 'Seeds: ' + ', '.join(f'{len(each)} of `{row}`' for row, each in trained.items())
+    """How many there are of each row, and of which there are fewer."""
+    counts = [len(each) for each in trained.values()]
+    most = max(counts)
+    others = [f'{len(each)} of `{row}`' for row, each in trained.items() if len(each) != most]
+    return f'Seeds of each: {most}' + (f', but {", ".join(others)}' if others else '')
 
 
 def _sides(found: Results) -> list[int]:
