@@ -14,10 +14,10 @@ from tiny_models import shake
 
 import timm_drnet
 from timm_drnet.cascade.climb import confidence
-from timm_drnet.cascade.dial import choose_thresholds
 from timm_drnet.core.arguments import DRNetArgs
 from timm_drnet.cost.costs import Costs, set_cost_weight
 from timm_drnet.cost.dial import find_cost_weight, setting
+from timm_drnet.cost.thresholds import choose_thresholds
 from timm_drnet.hub.publishing import save_folder
 
 # The same examples in every run, and none of them measured by the clock.

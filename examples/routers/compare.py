@@ -29,9 +29,9 @@ from timm_drnet.adaptation.photographs import find_photographs
 from timm_drnet.adaptation.predictor import train_on_utility
 from timm_drnet.adaptation.progress import Progress
 from timm_drnet.cascade.climb import paid_by_stop
-from timm_drnet.cascade.dial import choose_thresholds, likelihood, stop
 from timm_drnet.cost.costs import Costs, measure_costs
 from timm_drnet.cost.dial import find_cost_weight
+from timm_drnet.cost.thresholds import choose_thresholds, likelihood, stop
 from timm_drnet.cost.verdict import judge
 from timm_drnet.data.datasets import open_labelled_images
 from timm_drnet.data.labelled import make_loader

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import torch
 
-from ..cascade.dial import stop
 from ..core.drnet import DRNet
 from ..core.routing import check_images
+from ..cost.thresholds import stop
 from ..deploy.eval_mode import evaluating
 from ..deploy.pieces import forward_in_pieces
 

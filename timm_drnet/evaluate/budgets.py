@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..cascade.dial import choose_thresholds, likelihood, stop
 from ..core.drnet import DRNet
 from ..cost.costs import Costs, measure_costs, set_cost_weight
 from ..cost.dial import Setting, budget_curve, check_target, find_cost_weight, setting
+from ..cost.thresholds import choose_thresholds, likelihood, stop
 from .answers import Answers, collect_answers
 
 

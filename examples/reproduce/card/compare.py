@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from timm_drnet.cascade.climb import paid_by_stop
-from timm_drnet.cascade.dial import choose_thresholds, likelihood, stop
 from timm_drnet.cost.costs import Costs
 from timm_drnet.cost.dial import find_cost_weight
+from timm_drnet.cost.thresholds import choose_thresholds, likelihood, stop
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from timm_drnet.cascade.dial import choose_thresholds, likelihood, measure_setting, stop
+from timm_drnet.cost.thresholds import choose_thresholds, likelihood, measure_setting, stop
 
 COSTS = (4.0, 2.0, 1.0)
 

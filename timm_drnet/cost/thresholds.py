@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ..cost.static_line import static_accuracy
-from .climb import paid_by_stop
+from ..cascade.climb import paid_by_stop
+from .static_line import static_accuracy
 
 _STEPS = 20
 """In which the share that stops at the smaller of two rungs is tried."""
