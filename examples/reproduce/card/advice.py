@@ -50,7 +50,9 @@ def _advice(summary: Mapping[str, Any]) -> list[str]:
         "- **Not the paper's joint stage in a short training.** It ends with one size for all images, and what is not"
         f' drawn is forgotten: 64 px fall from {at["pretrain"]} to {at["paper"]} % in three epochs. If a joint stage'
         " is wanted, `joint_resolutions='all'` with `predictor_loss='utility'` keeps every size as good as before, and"
-        ' `timm-drnet budget` sets its average.', '']
+        ' `timm-drnet budget` sets its average.',
+        '- **Photographs, from ImageNet weights**, are another matter than these: [train on your own](train.md), which'
+        ' was measured on [Caltech-101](caltech101.md).', '']
 
 
 def _claims(summary: Mapping[str, Any]) -> list[str]:
