@@ -200,10 +200,12 @@ def run(args: argparse.Namespace) -> None:
         part = {key: value[:count] for key, value in everything.items()}
         rows += cascade(study, part, test, f'cascade untouched, {count:,} images')
     if args.others:
-        others = find_photographs(args.others, 0.3, seed=42, limit=len(study.photographs.paths))
-        part = study.once('others', lambda: answers_of(
-            study.model, others.evaluation(study.model, everything=True, workers=args.workers)))
-        rows += cascade(study, part, test, f'cascade untouched, {len(part["sure"]):,} images of other classes')
+        photographs = find_photographs(args.others, 0.3, seed=42, limit=COUNTS[-1])
+        others = study.once('others', lambda: answers_of(
+            study.model, photographs.evaluation(study.model, everything=True, workers=args.workers)))
+        for count in sorted({min(count, len(others['sure'])) for count in (len(everything['sure']), COUNTS[-1])}):
+            part = {key: value[:count] for key, value in others.items()}
+            rows += cascade(study, part, test, f'cascade untouched, {count:,} images of other classes')
     trials = []
     if not args.untouched:
         tuned = study.once('tuned', study.tune)
