@@ -43,7 +43,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
                 axes.plot(costs, top1, line, color=colour, markersize=4, label=label)
         axes.set_xlabel("FLOPs in % of the backbone's at the largest size")
         axes.set_ylabel('top-1 in %')
-        axes.margins(x=0.1, y=0.1)
+        axes.margins(x=0.1, y=0.15)  # room for the label of the smallest
         axes.grid(alpha=0.3)
         axes.legend(loc='lower right', frameon=False)
         buffer = io.StringIO()
