@@ -107,6 +107,9 @@ def _measures(found: list[dict[str, Any]]) -> str:
     lines = [f'| from | {" | ".join(measures)} |', '|---' * (len(measures) + 1) + '|']
     lines += [f'| {rung} | {" | ".join(_difference(gains[name]) for name in measures)} |'
               for rung, gains in rungs.items()]
+    better = [f'{name} from {rung}' for rung, gains in rungs.items() for name in measures if gains[name]['low'] > 0]
+    named = f' ({", ".join(better)})' if better else ''
+    lines += ['', f'Intervals above 0: {len(better)} of {len(rungs) * len(measures)}{named}.']
     return MEASURES + '\n'.join([*lines, ''])
 
 
