@@ -111,28 +111,20 @@ def choose_thresholds(
     Raises:
         ValueError: If no setting is within 1 % of the target; it says what can be reached.
     """
-    best: CascadeSetting | None = None
-    nearest: list[float] = []
-    for number in (0, 1, 2):
-        found = [
-            measure_setting(thresholds, sure, likely, costs)
-            for thresholds in _candidates(number, sure, costs, target)]
-        found = [one for one in found if one.cost <= costs[0]]  # the plain backbone costs no more
-        nearest += [one.cost for one in found]
-        found = [one for one in found if abs(one.cost - target) <= 0.01 * target]
-        if found:
-            leader = max(found, key=lambda one: (one.expected, -one.cost))
-            if number == 1:
-                found.sort(key=lambda one: -_area(_rung(one), sure, likely, costs))
-                leader = functools.reduce(lambda a, b: b if _is_better(b, a, sure, likely) else a, found)
-            if best is None or _is_better(leader, best, sure, likely):
-                best = leader
-    if best is None:
+    affordable = [  # for no rung, one and two; the plain backbone costs no more
+        [one for thresholds in _candidates(number, sure, costs, target)
+         if (one := measure_setting(thresholds, sure, likely, costs)).cost <= costs[0]] for number in (0, 1, 2)]
+    none, single, pairs = ([one for one in each if abs(one.cost - target) <= 0.01 * target] for each in affordable)
+    single.sort(key=lambda one: _area(_rung(one), sure, likely, costs), reverse=True)
+    pairs.sort(key=lambda one: (one.expected, -one.cost), reverse=True)
+    preferred = [*none, *single, *pairs[:1]]
+    if not preferred:
+        nearest = [one.cost for each in affordable for one in each]
         raise ValueError(
             f'Invalid target {target:g}: on these {len(sure)} images the cascade can cost from {min(costs):.4g} to'
             f' {costs[0]:.4g}, and the nearest averages that it reaches are {_around(nearest, target)}. Use one of'
             ' those, or more images.')
-    return best
+    return functools.reduce(lambda best, one: one if _is_better(one, best, sure, likely) else best, preferred)
 
 
 def _candidates(
