@@ -110,6 +110,16 @@ def test_routers_pay_for_what_ran():
     assert (routed.cost, routed.shares) == (3.0, (0.5, 0.0, 0.5))
 
 
+def test_agreement_counts_answers_and_likelihood_weighs_them(tmp_path):
+    """The smallest resolution answers one of two images as 64 px do, and the other with what these give 30 %."""
+    largest, smallest = torch.tensor([[0.7, 0.3], [0.7, 0.3]]).log(), torch.tensor([[0.9, 0.1], [0.1, 0.9]]).log()
+    np.savez(tmp_path / 'row.npz', **kept('val', torch.stack([largest, smallest], dim=1), torch.zeros(2).long()))
+    for count_agreement, likely in ((False, [[0.7, 0.7], [0.7, 0.3]]), (True, [[1, 1], [1, 0]])):
+        found = compare.read_answers(tmp_path / 'row.npz', 'val', count_agreement)
+        assert found.likely.numpy() == pytest.approx(np.array(likely), abs=1e-3)
+        assert found.hits.tolist() == [[1, 1], [1, 0]]
+
+
 def test_an_answer_that_is_seen_tells_where_an_image_is_right(tmp_path):
     """At 32 px, the last, half of the images are in doubt and wrong; all are right at the others."""
     labels = torch.arange(400) % 20

@@ -72,7 +72,7 @@ def compare_measures(
 def _averaged(sure: torch.Tensor, right: torch.Tensor, would: torch.Tensor) -> torch.Tensor:
     """Whether each image is right, averaged over shares that go on."""
     rank = sure.argsort(stable=True).argsort()  # 0 is the least sure
-    going = torch.stack([rank < share * len(sure) for share in SHARES]).double().mean(dim=0)
+    going = torch.stack([rank < round(share * len(sure)) for share in SHARES]).double().mean(dim=0)
     return going * would + (1 - going) * right
 
 

@@ -5,7 +5,8 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from figure import draw, routed
+from figure import draw
+from rows import routed
 
 PAGE = Path(__file__).parents[2] / 'docs' / 'routers.md'
 
@@ -64,8 +65,7 @@ its own, *with labels* whether that will be right where the answer is not.
 """
 DETAILED = (0.6, 0.7, 0.8, 0.9)
 """Targets at which each row is shown."""
-UNTOUCHED = 'cascade untouched'
-COLUMNS = ('cascade adapted', 'cascade, norms tuned in any case', 'predictor on utilities')
+COLUMNS = ('cascade untouched', 'cascade adapted', 'cascade, norms tuned in any case', 'predictor on utilities')
 
 
 def write_page(results: Path) -> None:
@@ -84,17 +84,15 @@ def _glance(found: list[dict[str, Any]]) -> str:
     """Of all backbones, how often the main rows are above the static line, and by how much."""
     sure, points = [], []
     for one in found:
-        untouched = routed(one, UNTOUCHED)
-        counts = [f'{sum(row["static"]["low"] > 0 for row in rows)} of {len(rows)}' if rows else 'not measured'
-                  for rows in (untouched, *(routed(one, name) for name in COLUMNS))]
+        untouched, *others = ({row['target']: row for row in routed(one, name)} for name in COLUMNS)
+        counts = [f'{sum(row["static"]["low"] > 0 for row in rows.values())} of {len(rows)}' if rows else 'not measured'
+                  for rows in (untouched, *others)]
         sure.append(f'| {one["name"]} | {" | ".join(counts)} |')
-        for most in untouched:
-            others = {row['router']: row for row in one['rows'] if row['target'] == most['target']}
-            cells = [_difference(others[name]['static']) if 'static' in others.get(name, ()) else 'not measured'
-                     for name in COLUMNS]
-            row = [f'{one["held"][0]:.2f} %', f'{100 * most["target"]:.0f} %', f'{100 * most["cost"]:.1f} %',
-                   f'{most["top1"]:.2f} %', _difference(most['static']), *cells]
-            points.append(f'| {one["name"]} | {" | ".join(row)} |')
+        for target, row in untouched.items():
+            cells = [_difference(rows[target]['static']) if target in rows else 'not measured' for rows in others]
+            cells = [f'{one["held"][0]:.2f} %', f'{100 * target:.0f} %', f'{100 * row["cost"]:.1f} %',
+                     f'{row["top1"]:.2f} %', _difference(row['static']), *cells]
+            points.append(f'| {one["name"]} | {" | ".join(cells)} |')
     return GLANCE + SURE + '\n'.join([*sure, '']) + POINTS + '\n'.join([*points, ''])
 
 

@@ -97,6 +97,15 @@ def test_another_rung_has_to_be_better_at_the_target_by_more_than_chance(wrong, 
     assert [j for j, one in enumerate(thresholds, start=1) if one is not None] == [rung]
 
 
+def test_the_rung_that_is_furthest_above_the_static_line_is_preferred():
+    """At this target both set all right. Where fewer go on the smallest is below lots between the other two."""
+    sure = torch.linspace(0, 1, 200)[:, None].repeat(1, 3)
+    likely = torch.full((200, 3), 0.9)
+    likely[:10, 1], likely[:110, 2] = 0.2, 0.2
+    thresholds = choose_thresholds(sure, likely, (1.0, 0.7, 0.4), 0.99).thresholds
+    assert [j for j, one in enumerate(thresholds, start=1) if one is not None] == [1]
+
+
 def test_rung_that_knows_nothing_is_left_out(answers):
     sure, likely = answers
     likely = likely.clone()

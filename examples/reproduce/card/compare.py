@@ -45,14 +45,21 @@ class Routed:
     """Of the images answered at each resolution, largest first."""
 
 
-def read_answers(path: Path, part: str) -> Answers:
-    """Read what a row left of ``val`` or ``dial``."""
+def read_answers(path: Path, part: str, count_agreement: bool = False) -> Answers:
+    """Read what a row left of ``val`` or ``dial``.
+
+    Args:
+        path: The file.
+        part: ``val`` or ``dial``.
+        count_agreement: An answer is as likely as it is the largest resolution's own, 0 or 1.
+    """
     with np.load(path) as arrays:
         classes = torch.from_numpy(arrays[f'{part}_classes'].astype(np.int64))
         probabilities = torch.from_numpy(arrays[f'{part}_log_p'].astype(np.float64)).exp()
         labels = torch.from_numpy(arrays[f'{part}_labels'].astype(np.int64))
     hits = (classes[..., 0] == labels[:, None]).double()
-    return Answers(hits, probabilities[..., 0], likelihood(classes, probabilities))
+    agrees = (classes[..., 0] == classes[:, :1, 0]).double()
+    return Answers(hits, probabilities[..., 0], agrees if count_agreement else likelihood(classes, probabilities))
 
 
 def read_scores(path: Path, part: str) -> torch.Tensor:

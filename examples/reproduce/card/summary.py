@@ -34,6 +34,7 @@ NETWORKS = ('pretrain', 'utility', 'expected', 'paper', 'paper-no-alpha')
 """Rows with a network of their own for all resolutions."""
 ROUTERS = {
     'cascade': ('utility', 'cascade'), 'cascade-64-48': ('utility', 'cascade-64-48'),
+    'cascade-agreement': ('utility', 'cascade-agreement'),
     'cascade-pretrain': ('pretrain', 'cascade'),
     **{row: (row, 'predictor') for row in ('utility', 'expected', 'paper', 'paper-no-alpha')},
     **{f'alone-{where}-{kind}': ('utility', f'alone-{where}-{kind}')
@@ -126,8 +127,9 @@ def _router(
         for seed in seeds:
             target = None if fraction is None else fraction * costs[0]
             if router.startswith('cascade'):
-                of = len(costs) if router == 'cascade' else 2
-                dial = _answers(folder, network, seed, 'dial').largest(of)
+                of = 2 if router == 'cascade-64-48' else len(costs)
+                dial = read_answers(
+                    folder / f'{network}-seed{seed}.npz', 'dial', router == 'cascade-agreement').largest(of)
                 each.append(None if target is None else cascade(dial, answers[seed].largest(of), costs[:of], target))
             elif router.startswith('limit'):
                 seen = range(len(costs)) if router == 'limit-all' else [RESOLUTIONS.index(int(router[6:]))]
