@@ -102,7 +102,14 @@ def test_encodings_that_lack_a_character():
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGHUP])
 def test_signals_leave_nothing_behind(tmp_path, number):
-    body = 'import time\nwith staged(Path.cwd() / "out") as folder:\n    show("ready"); time.sleep(60)'
+    # Many short waits: Python answers a signal between two instructions, and one that arrives on the way into the
+    # system call of a long wait is not seen before that wait is over.
+    body = (
+        'import time\n'
+        'with staged(Path.cwd() / "out") as folder:\n'
+        '    show("ready")\n'
+        '    for _ in range(3000):\n'
+        '        time.sleep(0.02)')
     process = start(body, cwd=tmp_path)
     assert process.stdout.readline() == 'ready\n'
     assert len(list(tmp_path.iterdir())) == 1
