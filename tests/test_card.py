@@ -14,6 +14,7 @@ from card import advice, compare, page
 from card.answers import kept
 from card.images import on_device, pack, unpack
 from card.limit import expected_scores
+from card.rows import Chain, finished
 from card.stages import Setting, rate
 from PIL import Image
 
@@ -41,9 +42,45 @@ def test_rate_is_constant_and_then_falls():
     assert [rate(setting, e) for e in (0, 0.5, 1, 5.9, 6, 7, 8)] == pytest.approx([0, 0.5, 1, 1, 1, 0.5, 0])
 
 
+@pytest.fixture
+def images():
+    """Sixty-four images of four classes, by their use."""
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 64, 3), dtype=np.uint8)
+    everything = on_device(pixels, np.arange(64) % 4, torch.device('cpu'))
+    return dict.fromkeys(('train', 'predictor', 'dial', 'val'), everything)
+
+
+def test_interrupted_row_goes_on_after_its_last_epoch(images, tmp_path):
+    """As if it had not been interrupted; and what is finished is not trained again."""
+    setting = Setting(epochs=3, cooldown=1, batch=16, width=0.125)
+    answers = []
+    for name, interrupted in (('whole', False), ('parts', True)):
+        told = []
+        chain = Chain('static', 0, images, setting, tmp_path / name, ['static-32'])
+        chain.output.mkdir()
+        chain.tell = told.append
+        if interrupted:
+            chain.tell = lambda text: (_ for _ in ()).throw(InterruptedError) if 'epoch 2' in text else None
+            with pytest.raises(InterruptedError):
+                chain.run()
+            assert finished(chain.output) == {}
+            assert [path.suffix for path in chain.output.iterdir()] == ['.checkpoint']
+            chain.tell = told.append
+        chain.run()
+        assert told[0].startswith('static-32: goes on after epoch 1' if interrupted else 'static-32: epoch 1 of 3')
+        assert sorted(path.name for path in chain.output.iterdir()) == ['rows.jsonl', 'static-32-seed0.npz']
+        assert list(finished(chain.output)) == [('static-32', 0)]
+        told.clear()
+        chain.run()
+        assert told == []
+        with np.load(chain.output / 'static-32-seed0.npz') as arrays:
+            answers.append(arrays['val_log_p'])
+    assert np.array_equal(*answers)
+
+
 def test_epochs_fit_the_seconds():
-    assert train_on_card.epochs_in(300, (0.1, 0.01, 0.01), 80) == 24  # 0.85 * 300 / (80 * 0.13) = 24.5
-    assert train_on_card.epochs_in(3000, (0.1, 0.01, 0.01), 80) == 40
+    assert train_on_card.epochs_in(300, (0.1, 0.01, 0.01, 0), 80) == 24  # 0.85 * 300 / (80 * 0.13) = 24.5
+    assert train_on_card.epochs_in(3000, (0.1, 0.01, 0.01, 0), 80) == 40
 
 
 def test_packed_images_come_back_in_order(tmp_path):

@@ -1,11 +1,17 @@
-"""Train the rows of the card's experiment: small images held on the device, a process for each chain of rows and seed.
+r"""Train the rows of the card's experiment: small images held on the device, a process for each chain of rows and seed.
 
     python train_on_card.py pack tiny-imagenet-100 tiny64 --per-class 480             # 38 MB instead of 75
     python train_on_card.py run tiny64 output --seconds 300
     python train_on_card.py summarize output results/card.json
 
-Every finished row adds a line to `output/rows.jsonl` and its answers as `output/ROW-seedN.npz`; what is not finished
-when the seconds are over is left out. The number of epochs is what the seconds allow, the same for all rows.
+Every finished row adds a line to `output/rows.jsonl` and its answers as `output/ROW-seedN.npz`. What is not finished
+when the seconds are over is left out; the same command skips what is finished, and goes on after the last whole epoch.
+The number of epochs is what the seconds allow, the same for all rows, or --epochs.
+
+A processor takes hours where a card takes minutes. So there the network is half as wide, and a seed has two processes:
+
+    python train_on_card.py run tiny64 output --device cpu --seconds 9000 --epochs 20 --width 0.5 --batch 128 \
+        --chains teacher static --seeds 0
 """
 
 import argparse
@@ -26,11 +32,14 @@ from card.images import Images, on_device, pack, read_folder, unpack
 from card.rows import CHAINS, PREDICTORS, Chain
 from card.stages import Setting
 from card.summary import write_summary
+from reproduction.measuring import machine
 
 _PARTS = (0.9, 0.08, 0.02)
 """Of each class's training images: to train on, for predictors alone, to set thresholds on."""
-_WORK = (1.3, 1.85, 1.3)
+_WORK = (1.3, 1.85, 1.3, 1.0)
 """Of each chain's most wanted rows, in trainings like its first row."""
+_LR_BASE, _LR_BASE_BATCH = 0.1, 256
+"""The rate for a batch of so many images, and in proportion for others; timm's own."""
 _SAFE = 0.85
 """Of the seconds."""
 _FALLBACK = 20
@@ -64,7 +73,7 @@ def epochs_in(seconds: float, step_seconds: Sequence[float], steps: int) -> int:
 
     Args:
         seconds: For training.
-        step_seconds: Of each chain's first row, with all processes at work.
+        step_seconds: Of each chain's first row, with all processes at work; 0 for a chain that does not run.
         steps: In an epoch.
     """
     per_epoch = steps * max(work * one for work, one in zip(_WORK, step_seconds, strict=True))
@@ -76,8 +85,10 @@ def work(chain: int, seed: int, args: argparse.Namespace, folder: Path, barrier:
     torch.set_num_threads(1)
     torch.backends.cudnn.benchmark = True
     device = torch.device(args.device)
-    setting = Setting(epochs=args.epochs or 16, cooldown=(args.epochs or 16) // 4 or 1, batch=args.batch, deadline=ends)
-    one = Chain(CHAINS[chain], seed, load(folder, device), setting, args.output)
+    setting = Setting(
+        epochs=args.epochs or 16, cooldown=(args.epochs or 16) // 4 or 1, batch=args.batch, width=args.width,
+        lr=_LR_BASE * args.batch / _LR_BASE_BATCH, deadline=ends)
+    one = Chain(CHAINS[chain], seed, load(folder, device), setting, args.output, args.rows)
     if not args.epochs:
         epochs = _FALLBACK
         try:
@@ -113,7 +124,7 @@ def predictors(args: argparse.Namespace) -> None:
         spread(args.data, Path(folder))
         images = load(Path(folder), torch.device(args.device))
     for seed in args.seeds:
-        chain = Chain('distilled', seed, images, Setting(args.epochs, 1), args.output)
+        chain = Chain('distilled', seed, images, Setting(args.epochs, 1, width=args.width), args.output)
         chain.predictors(args.kinds, args.part, args.epochs, args.tau)
 
 
@@ -136,9 +147,14 @@ def run(args: argparse.Namespace) -> int:
         for process in processes:
             process.kill()
             process.join()
-    (args.output / 'run.json').write_text(json.dumps({
-        'torch': torch.__version__, 'device': torch.cuda.get_device_name() if args.device == 'cuda' else 'cpu',
-        'seconds': round(args.seconds - (ends - time.time()), 1), 'exit_codes': [p.exitcode for p in processes]}))
+    told = args.output / 'run.json'
+    before = json.loads(told.read_text())['seconds'] if told.exists() else 0
+    here = machine()
+    told.write_text(json.dumps({
+        'torch': torch.__version__,
+        'device': here['gpu'] if args.device == 'cuda' else f'{here["cores"]} cores of {here["processor"]}',
+        'width': args.width, 'batch': args.batch, 'seconds': round(before + args.seconds - (ends - time.time()), 1),
+        'exit_codes': [p.exitcode for p in processes]}))
     return int(any(p.exitcode for p in processes))
 
 
@@ -158,8 +174,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     add('output', type=Path)
     add('--seconds', type=float, default=300, help='from the start to the end (%(default)g)')
     add('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    add('--chains', nargs='+', choices=CHAINS, default=CHAINS)
+    add('--chains', nargs='+', choices=CHAINS, default=CHAINS[:3], help='(%(default)s)')
+    add('--rows', nargs='+', help='only these of the chains')
     add('--epochs', type=int, help='of a row (what the seconds allow)')
+    add('--width', type=float, default=1.0, help='of the backbone (%(default)g)')
     add('--batch', type=int, default=512, help='(%(default)s)')
     add('--device', default='cuda', help='(%(default)s)')
     add('--limit', type=int, help='take only so many images, for a trial')
@@ -174,6 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help='train on images kept from the backbone, or on those that it was trained on (%(default)s)')
     add('--epochs', type=int, default=12, help='over these images (%(default)s)')
     add('--tau', type=float, default=1.0, help='temperature of the targets (%(default)g)')
+    add('--width', type=float, default=1.0, help='of the backbone (%(default)g)')
     add('--device', default='cpu', help='(%(default)s)')
     again.set_defaults(call=predictors)
     telling = commands.add_parser('summarize', help='compute what the page of results tells')

@@ -12,21 +12,28 @@ import timm_drnet
 from timm_drnet.core.norm import resize
 
 RESOLUTIONS = (64, 48, 32)
-_BACKBONE = {'layers': (1, 1, 1, 1), 'channels': (32, 64, 192, 384), 'stem_width': 16}
+_CHANNELS = (32, 64, 192, 384)
+_STEM_WIDTH = 16
 
 
-def plain(num_classes: int) -> nn.Module:
+def _backbone(width: float) -> dict[str, Any]:
+    return {
+        'layers': (1, 1, 1, 1), 'channels': tuple(round(width * c) for c in _CHANNELS),
+        'stem_width': round(width * _STEM_WIDTH)}
+
+
+def plain(num_classes: int, width: float = 1.0) -> nn.Module:
     """The backbone alone, without the max-pool of the stem: at 64 px its last feature map has 4 by 4 pixels."""
-    model = timm.create_model('resnet18d', num_classes=num_classes, **_BACKBONE)
+    model = timm.create_model('resnet18d', num_classes=num_classes, **_backbone(width))
     model.maxpool = nn.Identity()
     return model
 
 
-def drnet(num_classes: int, **kwargs: Any) -> timm_drnet.DRNet:
+def drnet(num_classes: int, width: float = 1.0, **kwargs: Any) -> timm_drnet.DRNet:
     """The same as a DRNet."""
     model = timm_drnet.create_drnet(
         'resnet18d', num_classes=num_classes, resolutions=RESOLUTIONS, predictor='inverted_residual', predictor_size=48,
-        **_BACKBONE, **kwargs)
+        **_backbone(width), **kwargs)
     model.backbone.maxpool = nn.Identity()
     return model
 
@@ -56,7 +63,7 @@ class FeaturePredictor(nn.Module):
         branch = copy.deepcopy(model.branch(len(model.resolutions) - 1)).eval().requires_grad_(False)
         self.early = nn.Sequential(
             branch.conv1, branch.bn1, branch.act1, branch.maxpool, branch.layer1, branch.layer2)
-        channels = 2 * _BACKBONE['channels'][1]
+        channels = 2 * branch.layer2[-1].conv2.out_channels
         self.head = nn.Sequential(
             nn.BatchNorm1d(channels), nn.Linear(channels, 128), nn.ReLU(), nn.Dropout(0.2),
             nn.Linear(128, len(model.resolutions)))

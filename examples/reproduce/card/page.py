@@ -1,9 +1,12 @@
-"""The part of the page of results about the card's experiment, written from its JSON file alone."""
+"""A part of the page of results for each run of `train_on_card.py`, written from its JSON file and its words."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from .texts import Text
+
+SIDES = (64, 48, 32)
 SHOWN = '0.7'
 """The fraction of the cost that routers are compared at in detail."""
 
@@ -12,6 +15,7 @@ NETWORKS = {
     'static-equal-time': 'the same, as many multiplications as all sizes of a DRNet together',
     'pretrain': "all sizes in one network: the paper's pretrain stage",
     'utility': 'all sizes in one network: with the ensemble as teacher (`distill=1`)',
+    'teacher': 'all sizes in one network: with the ensemble as teacher (`distill=1`)',
     'expected': "joint stage at all sizes (`joint_resolutions='all'`), predictor by expected loss",
     'paper': 'joint stage of the paper, alpha = 0.66',
     'paper-no-alpha': 'joint stage of the paper, no FLOPs loss',
@@ -37,106 +41,89 @@ ROUTERS = {
     'paper-no-alpha': 'predictor of the paper, no FLOPs loss',
 }
 
+JOINT = ('utility', 'expected', 'paper', 'paper-no-alpha')
+"""Routers that were trained beside the network, which have an average of their own."""
+AGAINST = {
+    'lots': 'above lots', 'own_line': 'above its own line', 'static_line': 'above the static line',
+    'static_largest': 'above 64 px', 'equal_work': 'above 64 px, equal multiplications',
+}
 LIMITS = {
     'limit-32': 'at 32 px', 'limit-48': 'at 48 px', 'limit-all': 'at all three',
 }
 
-SETTING = (
-    'Network: a ResNet-10-D of 32, 64, 192 and 384 channels without the max-pool of its stem, so that 4 by 4 pixels are'
-    ' left of 64; candidates 64, 48 and 32 px; the inverted-residual predictor, which sees 48 px.',
-    'Data: 100 classes of ImageNet at 64 px, packed as AVIF (quality 52). Of 480 images of each class, 432 are for'
-    ' training, 38 for predictors alone and 10 for thresholds and dials; 5,000 validation images, which nothing was set'
-    ' or chosen on.',
-    'Training: SGD, batches of 512, rate 0.2, constant after an epoch of warmup and falling to 0 in the last quarter,'
-    ' in which the joint stages take place; weight decay 5e-4, crops of 35 to 100 % of the area, flips, bfloat16. A'
-    " predictor learns at a tenth of the rate in the paper's joint stage. The network with the ensemble as teacher was"
-    ' trained together with the predictor by utility, which changes nothing for it.',
-    'Nine processes shared the card, so that 300 seconds were enough for 12 epochs; the programme chose their number.'
-    ' With 22 epochs a network at 64 px gains 8 points: none of these has finished learning.',
-)
-FINDINGS = (
-    "The paper's joint stage collapses here, too: in three epochs, with every seed, the predictor sends all images to"
-    ' one size, and the network forgets the sizes that are no longer drawn.',
-    'Training at all sizes is what gains, not choosing among them: every row without a router that trains so is above'
-    ' its single-size network after equally many epochs.',
-    'A predictor that learns the utility of each size cannot spoil the network, but it learned little on images that'
-    ' the network is trained on: its probabilities of different images hardly differ. At the temperature 1 its targets'
-    ' are nearly even and meet alpha as probabilities, while the largest of them is that of 64 px for nearly all'
-    ' images; the dial has to set the average. Sharper targets (0.3, predictors alone) send more images to 32 and to'
-    ' 64 px, where lots lose more, but not more accurately: half a point above lots, and 0.4 points less at 70 %.',
-    'Predictors alone, of the finished network: those trained on the card are left out, as autocast around the whole'
-    ' training had kept the weights of the first step (mended in `train_predictor`). Those in the table were trained'
-    ' again on a processor from the weights that the card left, 12 epochs over the 3,800 images which the network was'
-    ' not trained on (from scratch, two seeds), or 4 over the 43,200 which it was: half a point above lots at best, and'
-    ' less than it costs. A predictor that had learned the classes was not repeated.',
-    'Rungs and thresholds are chosen without labels, by the probability that 64 px gives to an answer. That takes 48'
-    ' and 64 px where few images can go on, and 32 and 64 px above. Counting how often answers agree with that of'
-    ' 64 px takes 32 and 64 px everywhere: 1.0 points less at 60 % of the cost, 0.4 less at 70 %, 0.2 more at 90 %.',
-    'Not finished in time: the network at 48 px with as many multiplications, so there is no static line of equal'
-    ' work.',
-)
-
-
-def section(summary: Mapping[str, Any]) -> str:
+def section(summary: Mapping[str, Any], text: Text) -> str:
     """Write the part.
 
     Args:
         summary: The JSON file's content.
+        text: Its words.
 
     Returns:
         Markdown.
     """
-    sides = (64, 48, 32)
     costs = summary['gflops']
     share = [100 * c / costs[0] for c in costs]
     run, predictor = summary['run'], 100 * summary['predictor_gflops'] / costs[0]
-    lines = [
-        '## A small ResNet on a card', '', *(f'- {one}' for one in SETTING),
+    return '\n'.join([
+        f'## {text.title}', '', *(f'- {one}' for one in text.setting),
         f'- Epochs: {summary["epochs"]} for every row. Seeds: {len(summary["seeds"])}. Hardware: {run["device"]},'
-        f' {run["seconds"]:.0f} s for everything; torch {run["torch"]}.',
+        f' {_duration(run["seconds"])} for everything; torch {run["torch"]}.',
         f'- Of the {costs[0]:.4f} GFLOPs at 64 px, 48 px cost {share[1]:.1f} % and 32 px {share[2]:.1f} %, the'
         f' predictor {predictor:.1f} %.', '',
-        '### Networks held at each size', '', 'Top-1 in per cent, mean ± standard deviation over seeds.', '',
+        '### Networks held at each size', '', *_held(summary), '',
+        f'### Routers at {100 * float(SHOWN):.0f} % of the cost of 64 px', '', *_routers(summary), '',
+        '### What a predictor could know', '', *_limits(summary), '',
+        '### Accuracy over cost', '', *_curve(summary), '',
+        '### What was aimed at', '', '| aim | measured | |', '|---|---|---|',
+        *(f'| {" | ".join(cells)} |' for cells in _aims(summary)), '',
+        '### What was looked into', '', *(f'- {one}' for one in text.findings), ''])
+
+
+def _duration(seconds: float) -> str:
+    return f'{seconds:.0f} s' if seconds < 3600 else f'{seconds / 3600:.1f} h'
+
+
+def _held(summary: Mapping[str, Any]) -> list[str]:
+    lines = [
+        'Top-1 in per cent, mean ± standard deviation over seeds.', '',
         '| network | epochs | 64 px | 48 px | 32 px |', '|---|---|---|---|---|']
     for row, label in NETWORKS.items():
         if row.startswith('static'):
             suffix = row.removeprefix('static')
-            each = [summary['held'].get(f'static-{side}{suffix}', []) for side in sides]
+            each = [summary['held'].get(f'static-{side}{suffix}', []) for side in SIDES]
             cells = [mean([one['top1'][0] for one in found]) for found in each]
             epochs = ', '.join(dict.fromkeys(str(found[0]['epochs']) for found in each if found))
         else:
             found = summary['held'].get(row, [])
-            cells = [mean([one['top1'][j] for one in found]) for j in range(3)]
+            cells = [mean([one['top1'][j] for one in found]) for j in range(len(SIDES))]
             epochs = str(found[0]['epochs']) if found else ''
         if epochs:
             lines.append(f'| {label} | {epochs} | {" | ".join(cells)} |')
-    lines += [
-        '', f'### Routers at {100 * float(SHOWN):.0f} % of the cost of 64 px', '',
+    return lines
+
+
+def _routers(summary: Mapping[str, Any]) -> list[str]:
+    against = {key: title for key, title in AGAINST.items() if key in summary['routers']['cascade'][SHOWN]}
+    titles = ['router', 'cost', 'shares', 'top-1', *against.values()]
+    lines = [
         'Thresholds and dials were set on 1,000 held-out images, without labels; everything that ran is paid for.'
         ' *Lots*: the same shares dealt out by lot in the same network, without paying for a router. *Own line*: the'
         ' best mixture by lot of two sizes of the same network at that cost. *Static line*: the same of networks'
         ' trained at one size each, equal epochs. Differences are in points of top-1 with their 95 % interval over'
         ' images (5,000, paired), then those of each seed.', '',
-        '| router | cost | shares | top-1 | above lots | above its own line | above the static line | above 64 px'
-        ' | above 64 px, equal multiplications |', '|---|---|---|---|---|---|---|---|---|']
+        f'| {" | ".join(titles)} |', '|---' * len(titles) + '|']
     for name, label in ROUTERS.items():
         router = summary['routers'].get(name, {})
         for at, remark in ((SHOWN, ''), ('as trained', ', as trained')):
-            if at in router and (at == SHOWN or name in ('utility', 'expected', 'paper', 'paper-no-alpha')):
-                lines.append(f'| {label}{remark} | {_row(router[at])} |')
-    lines += ['', *_limits(summary)]
-    lines += ['', '### Accuracy over cost', '', *_curve(summary), '']
-    lines += ['### What was aimed at', '', '| aim | measured | |', '|---|---|---|']
-    lines += [f'| {" | ".join(cells)} |' for cells in _aims(summary)]
-    lines += ['', '### What was looked into', '', *(f'- {one}' for one in FINDINGS), '']
-    return '\n'.join(lines)
+            if at in router and (at == SHOWN or name in JOINT):
+                lines.append(f'| {label}{remark} | {_row(router[at], against)} |')
+    return lines
 
 
 def _limits(summary: Mapping[str, Any]) -> list[str]:
     """What can be known of an image, as a table: the answers that are seen, and what they are worth."""
     first = summary['routers']['limit-32']
     lines = [
-        '### What a predictor could know', '',
         'A router that has seen answers of the network (ensemble as teacher) before it chooses, and pays nothing for'
         ' them: regression on their likeliest classes tells at which sizes an image is answered correctly'
         ' ([`limit.py`](../examples/reproduce/card/limit.py)). Points of top-1 above lots at its own shares, in which'
@@ -154,9 +141,9 @@ def _limits(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _aims(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Each aim, what was measured, and whether it is reached."""
+    """Each aim that the run can tell of, what was measured, and whether it is reached."""
     apart, routers = summary['held_differences'], summary['routers']
-    cascade, utility, trained = routers['cascade'][SHOWN], routers['utility'][SHOWN], routers['utility']['as trained']
+    cascade, utility = routers['cascade'][SHOWN], routers.get('utility')
 
     def reached(*each: float, least: float = 0.0) -> str:
         return 'reached' if min(each) >= least else '**not reached**'
@@ -167,7 +154,7 @@ def _aims(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         return [sorted(each)[-2] for each in one['shares']]
 
     rising = [apart['alone 64 over 48'], apart['alone 48 over 32']]
-    return [
+    aims = [
         ('20 epochs or more', str(summary['epochs']), reached(summary['epochs'], least=20)),
         ('a network for 48 px more accurate than one for 32 px', difference(rising[1]), reached(rising[1]['low'])),
         ('one for 64 px more accurate than one for 48 px', difference(rising[0]), reached(rising[0]['low'])),
@@ -175,14 +162,20 @@ def _aims(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
          difference(best['lots']), reached(*best['lots']['seeds'], least=1)),
         ('the same of a cascade', difference(cascade['lots']), reached(*cascade['lots']['seeds'], least=1)),
         ('at 70 % as accurate as the backbone alone at 64 px: cascade, equal epochs',
-         difference(cascade['static_largest']), reached(*cascade['static_largest']['seeds'])),
-        ('the same, equal multiplications', difference(cascade['equal_work']),
-         reached(*cascade['equal_work']['seeds'])),
+         difference(cascade['static_largest']), reached(*cascade['static_largest']['seeds']))]
+    if 'equal_work' in cascade:
+        aims.append(('the same, equal multiplications', difference(cascade['equal_work']),
+                     reached(*cascade['equal_work']['seeds'])))
+    aims.append(
         ('at least 0.5 points above the static line of networks trained at each size, equal epochs: cascade',
-         difference(cascade['static_line']), reached(*cascade['static_line']['seeds'], least=0.5)),
-        ('10 % of the images or more at two sizes: predictor, as trained', _percent(shares(trained)),
-         reached(*shares(trained), least=0.1)),
-        ('the same, with its dial at 70 %', _percent(shares(utility)), reached(*shares(utility), least=0.1))]
+         difference(cascade['static_line']), reached(*cascade['static_line']['seeds'], least=0.5)))
+    turned = f'with its dial at {100 * float(SHOWN):.0f} %'
+    settings = {'as trained': utility['as trained'], turned: utility[SHOWN]} if utility else {turned: best}
+    for setting, one in settings.items():
+        each = shares(one)
+        aims.append((f'10 % of the images or more at two sizes: predictor, {setting}', _percent(each),
+                     reached(*each, least=0.1)))
+    return aims
 
 
 def best_predictor(summary: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
@@ -197,9 +190,9 @@ def _percent(values: Sequence[float]) -> str:
     return ', '.join(f'{100 * v:.0f} %' for v in values)
 
 
-def _row(one: Mapping[str, Any]) -> str:
+def _row(one: Mapping[str, Any], against: Iterable[str]) -> str:
     shares = ', '.join('/'.join(f'{100 * s:.0f}' for s in each) for each in one['shares'])
-    differences = [difference(one[key]) for key in ('lots', 'own_line', 'static_line', 'static_largest', 'equal_work')]
+    differences = [difference(one[key]) for key in against]
     return ' | '.join([f'{100 * statistics.fmean(one["fraction"]):.1f} %', shares, mean(one['top1']), *differences])
 
 

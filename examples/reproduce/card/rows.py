@@ -1,8 +1,9 @@
-"""The rows: what is trained one after another in three processes for each seed, the most wanted rows first.
+"""The rows: what is trained one after another in a process for each chain and seed, the most wanted rows first.
 
 - `distilled`: all resolutions, the ensemble as their teacher, and at the same time the predictor by utility. The
   predictor changes nothing for the backbone, so the same weights are those of a pretrain stage for a cascade. Then
   predictors alone, of the frozen backbone.
+- `teacher`: the same network in the pretrain stage, which takes less work without that predictor.
 - `static`: networks that know one size only.
 - `paper`: the pretrain stage as in the paper, then its joint stage.
 """
@@ -10,7 +11,7 @@
 import copy
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from torch import nn
 
 import timm_drnet
 from timm_drnet.core.predictor import create_predictor
+from timm_drnet.data.output_folder import staged_file
 from timm_drnet.train.loss import prepare_training
 
 from .answers import collect, kept, save, top1
@@ -27,11 +29,22 @@ from .images import Images
 from .networks import RESOLUTIONS, FeaturePredictor, Held, drnet, plain
 from .stages import OutOfTime, Setting, fit, optimizer_for
 
-CHAINS = ('distilled', 'static', 'paper')
+CHAINS = ('distilled', 'static', 'paper', 'teacher')
 PREDICTORS = ('features', 'scratch', 'classes')
 """How a predictor that is trained alone begins: as the backbone does, anew, or with the classes learned."""
+TAUGHT = ('utility', 'teacher')
+"""Rows whose network has the ensemble as teacher: the same network, of which a run has one or the other."""
 SPENT = 0.7
 """What an image should cost, predictor included, as a fraction of the backbone's cost at the largest size."""
+LINES = 'rows.jsonl'
+"""The file with a line for each finished row."""
+
+
+def finished(output: Path) -> dict[tuple[str, int], dict[str, Any]]:
+    """The lines of an output folder, by row and seed; of a row that was measured again, the last."""
+    path = output / LINES
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return {(one['row'], one['seed']): one for one in lines}
 
 
 class Chain:
@@ -43,11 +56,21 @@ class Chain:
         images: By their use: ``train``; ``predictor``, further ones for predictors alone; ``dial``, to set thresholds;
             ``val``.
         setting: Epochs and rates.
-        output: Folder for answers and the lines of all rows.
+        output: Folder for answers and the lines of all rows; those that are there already are not trained again.
+        only: Rows to train; all by default.
     """
 
-    def __init__(self, name: str, seed: int, images: dict[str, Images], setting: Setting, output: Path) -> None:
+    def __init__(
+            self,
+            name: str,
+            seed: int,
+            images: dict[str, Images],
+            setting: Setting,
+            output: Path,
+            only: Collection[str] | None = None,
+    ) -> None:
         self.name, self.seed, self.images, self.setting, self.output = name, seed, images, setting, output
+        self.only = only
         self.device = images['train'].pixels.device
         self.num_classes = int(images['train'].labels.max()) + 1
         self.generator = torch.Generator(self.device)
@@ -58,10 +81,8 @@ class Chain:
 
     def run(self) -> None:
         """Train the rows, until the deadline."""
-        torch.manual_seed(self.seed)
-        self.generator.manual_seed(self.seed)
         try:
-            {'distilled': self._distilled, 'static': self._static, 'paper': self._paper}[self.name]()
+            getattr(self, f'_{self.name}')()
         except OutOfTime:
             self.tell('out of time')
 
@@ -78,7 +99,7 @@ class Chain:
         return (time.time() - began) / steps
 
     def predictors(self, kinds: Sequence[str], where: str, epochs: int, tau: float) -> None:
-        """Train predictors alone again, of the backbone that the row ``utility`` has left.
+        """Train predictors alone again, of the backbone that the row ``utility`` or ``teacher`` has left.
 
         Args:
             kinds: Of `PREDICTORS`.
@@ -87,12 +108,14 @@ class Chain:
             tau: Temperature of the targets.
         """
         suffix = '' if tau == 1 else f'-tau{tau:g}'
+        files = [self.output / f'{row}-seed{self.seed}.pt' for row in TAUGHT]
+        left = [file for file in files if file.exists()]
+        if not left:
+            raise FileNotFoundError(f'There is neither of {", ".join(map(str, files))}: train one of these rows first.')
         for kind in kinds:
-            torch.manual_seed(self.seed)
-            self.generator.manual_seed(self.seed)
             model, _ = self._first()
-            state = torch.load(self.output / f'utility-seed{self.seed}.pt', map_location=self.device)
-            model.load_state_dict(state)
+            model.load_state_dict(torch.load(left[0], map_location=self.device))
+            self.generator.manual_seed(self.seed)
             model.args = replace(model.args, tau=tau)
             part = {'held': 'predictor', 'train': 'train'}[where]
             self._predictor_alone(f'alone-{where}-{kind}{suffix}', model, kind, part, epochs)
@@ -105,52 +128,74 @@ class Chain:
         if self.name == 'distilled':
             return self._drnet(
                 stage='joint', joint_resolutions='all', predictor_loss='utility', distill=1.0, eta=0.2)
-        return self._drnet(stage='pretrain')
+        return self._drnet(stage='pretrain', distill=float(self.name == 'teacher'))
+
+    def _teacher(self) -> None:
+        self._distill('teacher')
 
     def _distilled(self) -> None:
-        model, loss_of = self._first()
-        self._fit(model, loss_of, 0, self.setting.epochs)
-        self._finish('utility', model, whole=True)
-        torch.save({k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()},
-                   self.output / f'utility-seed{self.seed}.pt')
+        model = self._distill('utility')
         few, many = (('held', 'predictor', 40), ('train', 'train', max(2, self.setting.cooldown)))
         for kind, (where, part, epochs) in (
                 ('features', few), ('features', many), ('scratch', many), ('scratch', few), ('classes', many),
                 ('classes', few)):
-            self._predictor_alone(f'alone-{where}-{kind}', model, kind, part, epochs)
+            row = f'alone-{where}-{kind}'
+            if self._wanted(row):
+                self._predictor_alone(row, model, kind, part, epochs)
+
+    def _distill(self, row: str) -> timm_drnet.DRNet:
+        """This chain's first row: trained, or as it was left."""
+        model, loss_of = self._first()
+        weights = self.output / f'{row}-seed{self.seed}.pt'
+        if self._wanted(row):
+            self._fit(row, model, loss_of)
+            with staged_file(weights) as file:
+                torch.save({k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}, file)
+            self._finish(row, model, whole=True)
+        elif weights.exists():
+            model.load_state_dict(torch.load(weights, map_location=self.device))
+        return model
 
     def _static(self) -> None:
         for side in RESOLUTIONS:
-            model, loss_of = self._plain(side)
-            self._fit(model, loss_of, 0, self.setting.epochs)
-            self._finish(f'static-{side}', model)
+            self._train_plain(f'static-{side}', side, self.setting)
         longer = replace(self.setting, epochs=round(self.setting.epochs * self._all_work()))
         longer = replace(longer, cooldown=longer.epochs // 4)
         for side in RESOLUTIONS[:2]:  # as many multiplications as the DRNet's training
             share = longer if side == RESOLUTIONS[0] else replace(
                 longer, epochs=round(longer.epochs * self._work(RESOLUTIONS[0]) / self._work(side)))
-            share = replace(share, cooldown=share.epochs // 4)
+            self._train_plain(f'static-{side}-equal-time', side, replace(share, cooldown=share.epochs // 4))
+
+    def _train_plain(self, row: str, side: int, setting: Setting) -> None:
+        if self._wanted(row):
             model, loss_of = self._plain(side)
-            self._fit(model, loss_of, 0, share.epochs, share)
-            self._finish(f'static-{side}-equal-time', model, epochs=share.epochs)
+            self._fit(row, model, loss_of, setting=setting)
+            self._finish(row, model, epochs=setting.epochs)
 
     def _paper(self) -> None:
+        rows = [row for row in ('pretrain', 'paper', 'expected', 'paper-no-alpha') if self._wanted(row)]
+        if not rows:
+            return
         model, loss_of = self._first()
         trunk = self.setting.epochs - self.setting.cooldown
-        optimizer = self._fit(model, loss_of, 0, trunk)
+        optimizer = self._fit('trunk', model, loss_of, end=trunk)
         state = copy.deepcopy(model.state_dict())
-        self._fit(model, loss_of, trunk, self.setting.epochs, optimizer=optimizer)
-        self._finish('pretrain', model)
+        if 'pretrain' in rows:
+            self._fit('pretrain', model, loss_of, trunk, optimizer=optimizer)
+            self._finish('pretrain', model)
         for row, kwargs in (
                 ('paper', {'alpha': self._alpha()}),
                 ('expected', {'alpha': self._alpha(), 'joint_resolutions': 'all'}),
                 ('paper-no-alpha', {})):
+            if row not in rows:
+                continue
             model, loss_of = self._drnet(stage='joint', eta=0.2, **kwargs)
             model.load_state_dict(state)
             torch.backends.cudnn.benchmark = 'joint_resolutions' in kwargs  # drawn parts come in ever new sizes
             slow = () if 'joint_resolutions' in kwargs else tuple(model.predictor.parameters())
-            self._fit(model, loss_of, trunk, self.setting.epochs, optimizer=optimizer_for(model, self.setting, slow))
+            self._fit(row, model, loss_of, trunk, optimizer=optimizer_for(model, self.setting, slow))
             self._finish(row, model)
+        self._checkpoint('trunk').unlink()
 
     def _predictor_alone(self, row: str, model: timm_drnet.DRNet, kind: str, part: str, epochs: int) -> None:
         args = model.args
@@ -185,22 +230,32 @@ class Chain:
             network = create_predictor('inverted_residual', self.num_classes, device=self.device)
             network = network.to(memory_format=torch.channels_last)
             schedule = replace(self.setting, epochs=12, cooldown=6)
-            self._fit(network, lambda x, y: self.criterion(network(x), y), 0, schedule.epochs, schedule)
+            self._fit('classes', network, lambda x, y: self.criterion(network(x), y), setting=schedule)
             self._classes = {k: v for k, v in network.state_dict().items() if not k.startswith('classifier')}
         return self._classes
 
     # What they are made of.
 
+    def _wanted(self, row: str) -> bool:
+        """Whether a row is to be trained, and has not been."""
+        return (self.only is None or row in self.only) and (row, self.seed) not in finished(self.output)
+
+    def _checkpoint(self, row: str) -> Path:
+        return self.output / f'{row}-seed{self.seed}.checkpoint'
+
     def _drnet(self, **kwargs: Any) -> tuple[nn.Module, Callable[..., torch.Tensor]]:
         if 'joint_resolutions' in kwargs and 'alpha' not in kwargs:
             kwargs['alpha'] = self._alpha()
-        model = drnet(self.num_classes, **kwargs).to(self.device, memory_format=torch.channels_last)
+        torch.manual_seed(self.seed)
+        model = drnet(self.num_classes, self.setting.width, **kwargs).to(self.device, memory_format=torch.channels_last)
         self._price(model)
         prepare_training(model)
         return model, lambda x, y: timm_drnet.training_loss(model, self.criterion, model(x), y)
 
     def _plain(self, side: int) -> tuple[nn.Module, Callable[..., torch.Tensor]]:
-        model = Held(plain(self.num_classes), side).to(self.device, memory_format=torch.channels_last)
+        torch.manual_seed(self.seed)
+        model = Held(plain(self.num_classes, self.setting.width), side)
+        model = model.to(self.device, memory_format=torch.channels_last)
         return model, lambda x, y: self.criterion(model(x), y)
 
     def _price(self, model: timm_drnet.DRNet) -> None:
@@ -209,7 +264,7 @@ class Chain:
 
     def _alpha(self) -> float:
         if not self.costs:
-            self._price(drnet(self.num_classes))
+            self._price(drnet(self.num_classes, self.setting.width))
         return SPENT * self.costs[0] - self.predictor_cost
 
     def _work(self, side: int) -> float:
@@ -223,16 +278,21 @@ class Chain:
 
     def _fit(
             self,
+            row: str,
             model: nn.Module,
             loss_of: Callable[..., torch.Tensor],
-            start: int,
-            end: int,
+            start: int = 0,
+            end: int | None = None,
             setting: Setting | None = None,
             optimizer: torch.optim.Optimizer | None = None,
     ) -> torch.optim.Optimizer:
         setting = setting or self.setting
         optimizer = optimizer or optimizer_for(model, setting)
-        fit(model, loss_of, optimizer, self.images['train'], setting, start, end, self.generator, self.tell)
+        if start == 0:
+            self.generator.manual_seed(self.seed)
+        fit(
+            model, loss_of, optimizer, self.images['train'], setting, start, end or setting.epochs, self.generator,
+            lambda text: self.tell(f'{row}: {text}'), self._checkpoint(row))
         return optimizer
 
     def _finish(
@@ -268,8 +328,9 @@ class Chain:
                 line[f'{part}_shares'] = [round(n / len(choice), 4) for n in counts.tolist()]
                 line[f'{part}_predictor_top1'] = round(100 * float(hits.gather(1, choice[:, None]).mean()), 3)
         save(self.output / f'{row}-seed{self.seed}.npz', arrays)
-        with (self.output / 'rows.jsonl').open('a') as file:
+        with (self.output / LINES).open('a') as file:
             file.write(json.dumps(line) + '\n')
+        self._checkpoint(row).unlink(missing_ok=True)
         self.tell(json.dumps(line))
 
     def _answer(self, model: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:

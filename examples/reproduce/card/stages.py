@@ -7,9 +7,12 @@ the same number of epochs and the same schedule.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
+
+from timm_drnet.data.output_folder import staged_file
 
 from .images import Images
 
@@ -32,6 +35,8 @@ class Setting:
     batch: int = 512
     lr: float = 0.2
     weight_decay: float = 5e-4
+    width: float = 1.0
+    """Of the backbone, as a factor for its channels."""
     deadline: float = float('inf')
     """As of `time.time`."""
 
@@ -64,8 +69,9 @@ def fit(
         end: int,
         generator: torch.Generator,
         tell: Callable[[str], None] = lambda text: None,
+        checkpoint: Path | None = None,
 ) -> None:
-    """Train for some epochs.
+    """Train for some epochs, or those of them that a checkpoint lacks.
 
     Args:
         model: In place.
@@ -77,6 +83,7 @@ def fit(
         end: Epochs done afterwards.
         generator: Of crops and order.
         tell: What the course is told to.
+        checkpoint: A file that is written after every epoch; if it exists, training goes on from there.
 
     Raises:
         OutOfTime: At the deadline.
@@ -84,6 +91,9 @@ def fit(
     model.train()
     device = images.pixels.device
     steps = len(images) // setting.batch
+    if checkpoint is not None and checkpoint.exists():
+        start = _resume(checkpoint, model, optimizer, generator)
+        tell(f'goes on after epoch {start}')
     for epoch in range(start, end):
         began, total = time.time(), torch.zeros((), device=device)
         for step, (x, y) in enumerate(images.batches(setting.batch, generator)):
@@ -98,3 +108,23 @@ def fit(
             if time.time() > setting.deadline:
                 raise OutOfTime
         tell(f'epoch {epoch + 1} of {setting.epochs}: loss {float(total) / steps:.3f}, {time.time() - began:.1f} s')
+        if checkpoint is not None:
+            _save(checkpoint, epoch + 1, model, optimizer, generator)
+
+
+def _save(
+        path: Path, epoch: int, model: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator) -> None:
+    state = {
+        'epoch': epoch, 'model': model.state_dict(), 'optimizer': optimizer.state_dict(),
+        'crops': generator.get_state(), 'noise': torch.get_rng_state()}
+    with staged_file(path) as file:
+        torch.save(state, file)
+
+
+def _resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator) -> int:
+    state = torch.load(path, map_location='cpu')
+    model.load_state_dict(state['model'])
+    optimizer.load_state_dict(state['optimizer'])
+    generator.set_state(state['crops'])
+    torch.set_rng_state(state['noise'])
+    return int(state['epoch'])

@@ -26,30 +26,31 @@ from .compare import (
 )
 from .limit import expected_scores
 from .networks import RESOLUTIONS
+from .rows import TAUGHT, finished
 
 FRACTIONS = (0.5, 0.6, 0.7, 0.8, 0.9)
 """Average costs that routers are held to, of the backbone's at the largest size."""
 STATIC = tuple(f'static-{side}' for side in RESOLUTIONS)
-NETWORKS = ('pretrain', 'utility', 'expected', 'paper', 'paper-no-alpha')
+NETWORKS = ('pretrain', *TAUGHT, 'expected', 'paper', 'paper-no-alpha')
 """Rows with a network of their own for all resolutions."""
 ROUTERS = {
-    'cascade': ('utility', 'cascade'), 'cascade-64-48': ('utility', 'cascade-64-48'),
-    'cascade-agreement': ('utility', 'cascade-agreement'),
-    'cascade-pretrain': ('pretrain', 'cascade'),
-    **{row: (row, 'predictor') for row in ('utility', 'expected', 'paper', 'paper-no-alpha')},
-    **{f'alone-{where}-{kind}': ('utility', f'alone-{where}-{kind}')
+    'cascade': (TAUGHT, 'cascade'), 'cascade-64-48': (TAUGHT, 'cascade-64-48'),
+    'cascade-agreement': (TAUGHT, 'cascade-agreement'),
+    'cascade-pretrain': (('pretrain',), 'cascade'),
+    **{row: ((row,), 'predictor') for row in ('utility', 'expected', 'paper', 'paper-no-alpha')},
+    **{f'alone-{where}-{kind}': (TAUGHT, f'alone-{where}-{kind}')
        for where in ('held', 'train') for kind in ('features', 'features-tau0.3', 'scratch', 'classes')},
-    **{f'limit-{side}': ('utility', f'limit-{side}') for side in (*RESOLUTIONS[:0:-1], 'all')},
+    **{f'limit-{side}': (TAUGHT, f'limit-{side}') for side in (*RESOLUTIONS[:0:-1], 'all')},
 }
-"""Routers, with the row whose network answers, and what routes."""
+"""Routers, with the row whose network answers (of two the one that there is), and what routes."""
 HELD = {
     'alone 64 over 48': (('static-64', 0), ('static-48', 0)),
     'alone 48 over 32': (('static-48', 0), ('static-32', 0)),
     **{f'{row} over alone at {side}': ((row, j), (f'static-{side}', 0))
-       for row in ('pretrain', 'utility') for j, side in enumerate(RESOLUTIONS)},
+       for row in ('pretrain', *TAUGHT) for j, side in enumerate(RESOLUTIONS)},
     **{f'utility over pretrain at {side}': (('utility', j), ('pretrain', j)) for j, side in enumerate(RESOLUTIONS)},
     **{f'paper over pretrain at {side}': (('paper', j), ('pretrain', j)) for j, side in enumerate(RESOLUTIONS)},
-    **{f'{row} over equal work at 64': ((row, 0), ('static-64-equal-time', 0)) for row in ('pretrain', 'utility')},
+    **{f'{row} over equal work at 64': ((row, 0), ('static-64-equal-time', 0)) for row in ('pretrain', *TAUGHT)},
     'paper at 48 over equal work at 64': (('paper', 1), ('static-64-equal-time', 0)),
     'paper at 48 over alone at 48': (('paper', 1), ('static-48', 0)),
 }
@@ -65,20 +66,22 @@ def summarize(folder: Path) -> dict[str, Any]:
     Returns:
         Plain values for JSON.
     """
-    lines = [json.loads(one) for one in (folder / 'rows.jsonl').read_text().splitlines()]
-    rows = {(one['row'], one['seed']): one for one in lines}
-    seeds = sorted(seed for row, seed in rows if row == 'utility' and ('static-32', seed) in rows)
-    first = rows['utility', seeds[0]]
+    rows = finished(folder)
+    taught = next(row for row in TAUGHT if any(row == one for one, _ in rows))
+    seeds = sorted(seed for row, seed in rows if row == taught and ('static-32', seed) in rows)
+    first = rows[taught, seeds[0]]
     costs = first['gflops']
     found: dict[str, Any] = {
         'run': json.loads((folder / 'run.json').read_text()), 'seeds': seeds, 'epochs': first['epochs'],
         'gflops': costs, 'predictor_gflops': first['predictor_gflops'],
         'held': {}, 'held_differences': {}, 'routers': {}}
     for row in (*STATIC, *(f'{one}-equal-time' for one in STATIC), *NETWORKS):
-        found['held'][row] = [
+        each = [
             {'epochs': rows[row, seed]['epochs'],
              'top1': [100 * float(h) for h in _answers(folder, row, seed, 'val').hits.mean(dim=0)]}
             for seed in seeds if (row, seed) in rows]
+        if each:
+            found['held'][row] = each
     for name, pair in HELD.items():
         of = [seed for seed in seeds if all((row, seed) in rows for row, _ in pair)]
         above, below = ([_answers(folder, row, seed, 'val').hits[:, j] for seed in of] for row, j in pair)
@@ -88,9 +91,10 @@ def summarize(folder: Path) -> dict[str, Any]:
     found['static_line'] = {
         str(f): [100 * float(line(static[seed], costs, f * costs[0]).mean()) for seed in seeds] for f in FRACTIONS}
     found['oracle'] = {
-        str(f): [oracle(_answers(folder, 'utility', seed, 'val'), costs, f * costs[0]) for seed in seeds]
+        str(f): [oracle(_answers(folder, taught, seed, 'val'), costs, f * costs[0]) for seed in seeds]
         for f in FRACTIONS}
-    for name, (network, router) in ROUTERS.items():
+    for name, (networks, router) in ROUTERS.items():
+        network = taught if taught in networks else networks[0]
         needed = router if router.startswith('alone') else network
         of = [seed for seed in seeds if (needed, seed) in rows and (network, seed) in rows]
         if of:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from card import advice, page
+from card.texts import read_texts
 
 from .beyond import LABELS, claims, routing_table
 from .comparison import NOT_MEASURED, Sample, compare, sample
@@ -19,7 +20,7 @@ Results = Mapping[str, Sequence[Mapping[str, Any]]]
 """Of one configuration: by row, one for each seed."""
 
 CARD = 'card.json'
-"""Beside the results of the configurations: what `train_on_card.py summarize` has written."""
+"""Beside the results of the configurations: what `train_on_card.py summarize` has written; the page begins with it."""
 
 _TITLE = """\
 # Results
@@ -76,7 +77,7 @@ def write_report(configurations: Sequence[Configuration], results: Path, output:
 
     Args:
         configurations: In their order on the page.
-        results: Folder of all results, with those of the card in `CARD`, which come first.
+        results: Folder of all results, those of `train_on_card.py` included, which come first.
         output: The page. Figures go into a folder of its name.
 
     Returns:
@@ -87,8 +88,10 @@ def write_report(configurations: Sequence[Configuration], results: Path, output:
     """
     parts, written = [_TITLE], [output]
     if (results / CARD).is_file():
-        summary = read_json(results / CARD)
-        parts += [advice.opening(summary), page.section(summary)]
+        parts.append(advice.opening(read_json(results / CARD)))
+    for name, text in read_texts().items():
+        if (summary := results / f'{name}.json').is_file():
+            parts.append(page.section(read_json(summary), text))
     parts.append(_INTRODUCTION)
     for configuration in configurations:
         measured = load_results(configuration, results)
