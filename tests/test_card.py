@@ -79,8 +79,9 @@ def test_interrupted_row_goes_on_after_its_last_epoch(images, tmp_path):
 
 
 def test_epochs_fit_the_seconds():
-    assert train_on_card.epochs_in(300, (0.1, 0.01, 0.01, 0), 80) == 24  # 0.85 * 300 / (80 * 0.13) = 24.5
-    assert train_on_card.epochs_in(3000, (0.1, 0.01, 0.01, 0), 80) == 40
+    step_seconds = {'distilled': 0.1, 'static': 0.01, 'paper': 0}
+    assert train_on_card.epochs_in(300, step_seconds, 80) == 24  # 0.85 * 300 / (80 * 0.13) = 24.5
+    assert train_on_card.epochs_in(3000, step_seconds, 80) == 40
 
 
 def test_packed_images_come_back_in_order(tmp_path):

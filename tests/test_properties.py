@@ -159,7 +159,8 @@ def arguments(draw):
     args = {
         'resolutions': sides, 'router': router, 'predictor': 'inverted_residual', 'joint_resolutions': joint,
         'predictor_size': draw(st.sampled_from([0, 32, 45])), 'stage': draw(st.sampled_from(['joint', 'pretrain'])),
-        'alpha': draw(st.none() | positive), 'eta': draw(numbers), 'tau': draw(positive), 'distill': draw(numbers),
+        'alpha': draw(st.none() | positive), 'eta': draw(numbers), 'tau': draw(positive),
+        'distill': draw(numbers), 'distill_topdown': draw(numbers),
         'resolution_aware_norm': draw(st.booleans()), 'cost': draw(st.just('flops') | costs),
         'cost_weight': draw(st.just(0.0) | st.floats(-1e3, 1e3)),
         'predictor_loss': draw(st.sampled_from(['expected', 'utility'])) if joint == 'all' else 'expected',

@@ -21,7 +21,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from reproduction.measuring import machine
 
 _PARTS = (0.9, 0.08, 0.02)
 """Of each class's training images: to train on, for predictors alone, to set thresholds on."""
-_WORK = (1.3, 1.85, 1.3, 1.0)
+_WORK = {'distilled': 1.3, 'static': 1.85, 'paper': 1.3, 'teacher': 1.0, 'topdown': 1.0}
 """Of each chain's most wanted rows, in trainings like its first row."""
 _LR_BASE, _LR_BASE_BATCH = 0.1, 256
 """The rate for a batch of so many images, and in proportion for others; timm's own."""
@@ -68,15 +68,15 @@ def load(folder: Path, device: torch.device) -> dict[str, Images]:
     return {**images, 'val': on_device(*pixels['val'], device)}
 
 
-def epochs_in(seconds: float, step_seconds: Sequence[float], steps: int) -> int:
+def epochs_in(seconds: float, step_seconds: Mapping[str, float], steps: int) -> int:
     """Epochs that fit, a multiple of four, at least 12 and at most 40.
 
     Args:
         seconds: For training.
-        step_seconds: Of each chain's first row, with all processes at work; 0 for a chain that does not run.
+        step_seconds: Of each chain's first row, with all processes at work.
         steps: In an epoch.
     """
-    per_epoch = steps * max(work * one for work, one in zip(_WORK, step_seconds, strict=True))
+    per_epoch = steps * max(_WORK[chain] * one for chain, one in step_seconds.items())
     return int(min(40, max(12, _SAFE * seconds / per_epoch // 4 * 4)))
 
 
@@ -97,7 +97,8 @@ def work(chain: int, seed: int, args: argparse.Namespace, folder: Path, barrier:
             speeds[len(CHAINS) * args.seeds.index(seed) + chain] = one.benchmark(5)
             barrier.wait(30)
             slowest = np.array(speeds).reshape(-1, len(CHAINS)).max(axis=0)
-            epochs = epochs_in(ends - time.time(), slowest, len(one.images['train']) // args.batch)
+            epochs = epochs_in(
+                ends - time.time(), dict(zip(CHAINS, slowest, strict=True)), len(one.images['train']) // args.batch)
             one.tell(f'{epochs} epochs; ms a step: {(1e3 * slowest).round(1).tolist()}')
         except threading.BrokenBarrierError:
             one.tell(f'a process is missing, so {epochs} epochs')

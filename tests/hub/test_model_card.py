@@ -226,9 +226,12 @@ def test_recipe_is_what_train_py_reads_and_names_no_path(make_tiny):
 
 def test_trained_cascade_is_told_without_what_trains_a_predictor(make_cascade):
     run = TrainingRun({**ARGS, 'model_kwargs': {'router': 'cascade', 'distill': 1}}, epochs=18)
-    card = model_card(make_cascade(distill=1), 'org/name', 'mit', run=run, data_config=run.data_config)
+    model = make_cascade(distill=1, distill_topdown=0.5)
+    card = model_card(model, 'org/name', 'mit', run=run, data_config=run.data_config)
     details = dict(table(section(card, 'Model details')))
-    assert details['trained'] == 'every image at all resolutions, their ensemble as a teacher (`distill=1`)'
+    assert details['trained'] == (
+        'every image at all resolutions, their ensemble as a teacher (`distill=1`),'
+        ' larger ones of smaller ones (`distill_topdown=0.5`)')
     assert not [name for name in details if 'stage' in name or 'alpha' in name or 'eta' in name or 'tau' in name]
 
 

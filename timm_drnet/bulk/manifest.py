@@ -23,7 +23,7 @@ MANIFEST = '_manifest.json'
 
 _FORMAT = 2
 
-_TRAINING = ('alpha', 'eta', 'tau', 'joint_resolutions', 'predictor_loss', 'distill')
+_TRAINING = ('alpha', 'eta', 'tau', 'joint_resolutions', 'predictor_loss', 'distill', 'distill_topdown')
 """Arguments of a model that are not in use once it is trained."""
 
 _MEANINGS = {

@@ -51,6 +51,8 @@ class DRNetArgs:
     ``utility`` of each, as `utility_targets` tells it from the losses and alpha, at the temperature tau."""
     distill: float = 0.0
     """Weight of the ensemble of all resolutions as a teacher of each, where an image trains at all."""
+    distill_topdown: float = 0.0
+    """Weight of each larger resolution as a teacher of every smaller one, where an image trains at all."""
 
     def __post_init__(self) -> None:
         """Check the arguments, and bring them into one form."""
@@ -65,8 +67,8 @@ class DRNetArgs:
                 ('predictor_size', _is_int(size) and size >= 32, 'a whole number of pixels, at least 32'),
                 ('alpha', self.alpha is None or (_is_finite(self.alpha) and self.alpha > 0),
                  'the target average in GFLOPs (milliseconds if the cost is in them), or None for no target'),
-                ('eta', _is_finite(self.eta) and self.eta >= 0, 'a weight, which must not be negative'),
-                ('distill', _is_finite(self.distill) and self.distill >= 0, 'a weight, which must not be negative'),
+                *((name, _is_finite(value) and value >= 0, 'a weight, which must not be negative') for name, value in (
+                    ('eta', self.eta), ('distill', self.distill), ('distill_topdown', self.distill_topdown))),
                 ('tau', _is_finite(self.tau) and self.tau > 0, 'a temperature, which must be positive'),
                 ('cost_weight', _is_finite(self.cost_weight), 'a finite number, 0 for the choice as trained'),
                 ('predictor_loss', self.predictor_loss == 'expected' or self.joint_resolutions == 'all',
@@ -86,8 +88,7 @@ class DRNetArgs:
         if self.cost in ('flops', 'latency'):
             return self.cost
         numbers: tuple[Any, ...] = tuple(self.cost) if isinstance(self.cost, Iterable) else ()
-        valid = len(numbers) == candidates + 1 and all(_is_finite(c) and c >= 0 for c in numbers)
-        if not valid or min(numbers[:-1]) == 0:
+        if len(numbers) != candidates + 1 or not all(_is_finite(c) and c >= 0 for c in numbers) or 0 in numbers[:-1]:
             _refuse('cost', self.cost, (
                 f"'flops', 'latency', or {candidates + 1} numbers, the milliseconds of the backbone at each of the"
                 f' {candidates} resolutions and those of the predictor'))

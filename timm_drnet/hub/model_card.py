@@ -133,8 +133,11 @@ def _details(
     if not cascade or model.args.stage == 'pretrain':
         rows['stage'] = model.args.stage
     elif trained:
-        teacher = f', their ensemble as a teacher (`distill={model.args.distill:g}`)' if model.args.distill else ''
-        rows['trained'] = f'every image at all resolutions{teacher}'
+        rows['trained'] = 'every image at all resolutions'
+        if model.args.distill:
+            rows['trained'] += f', their ensemble as a teacher (`distill={model.args.distill:g}`)'
+        if model.args.distill_topdown:
+            rows['trained'] += f', larger ones of smaller ones (`distill_topdown={model.args.distill_topdown:g}`)'
     if not cascade and (trained or model.args.alpha is not None):  # otherwise they need not be those of the training
         rows |= {
             '`alpha`, target of the average cost': (

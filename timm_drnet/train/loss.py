@@ -7,7 +7,8 @@ loss scaling, gradient accumulation and logging see one honest scalar:
 - joint stage: the FLOPs loss (Eq. 7, 8);
 - joint stage at all resolutions: all of that, and what the predictor learns from, the expected cross-entropy or the
   utility of each resolution (`utility.py`);
-- either, where it is asked for: the ensemble of all resolutions as a teacher of each (`ensemble.py`).
+- either, where it is asked for: the ensemble of all resolutions as a teacher of each, and larger resolutions as
+  teachers of smaller ones (`distillation.py`).
 """
 
 import logging
@@ -26,7 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..cost.costs import Costs, measure_costs
 from ..model import DRNet
-from .ensemble import ensemble_distillation
+from .distillation import ensemble_distillation, topdown_distillation
 from .routing_log import expect_steps, install_routing_log
 from .utility import utility_loss
 
@@ -195,6 +196,8 @@ def _further_loss(model: DRNet, criterion: Criterion, target: torch.Tensor) -> t
         further = further + criterion(logits, target)
     if step.candidate_logits and model.args.distill:
         further = further + model.args.distill * ensemble_distillation(step.candidate_logits, criterion, target)
+    if step.candidate_logits and model.args.distill_topdown:
+        further = further + model.args.distill_topdown * topdown_distillation(step.candidate_logits)
     if step.h is None:
         return further
     costs = _COSTS[model][0] if model in _COSTS else Costs('', (), 0.0)  # without alpha nothing is weighed
@@ -224,10 +227,11 @@ def _check_task(task: TrainingTask, model: DRNet) -> None:
         raise ValueError(
             f"Training at all resolutions sums a criterion over them, which {type(task).__name__} does not have: use"
             " timm's ClassificationTask, or stage='joint' with joint_resolutions='drawn'.")
-    if args.distill and isinstance(task, MultiLabelClassificationTask):
-        raise ValueError(
-            f'Invalid distill={args.distill:g} for images with several labels: the ensemble teaches probabilities of'
-            ' one. Use distill=0.')
+    for name in ('distill', 'distill_topdown'):
+        if getattr(args, name) and isinstance(task, MultiLabelClassificationTask):
+            raise ValueError(
+                f'Invalid {name}={getattr(args, name):g} for images with several labels: what is taught are'
+                f' probabilities of one. Use {name}=0.')
     if args.trains_at_all and args.uses_predictor and isinstance(task, MultiLabelClassificationTask):
         raise ValueError(
             "Invalid joint_resolutions='all' for images with several labels: the predictor learns from a cross-entropy,"
@@ -237,10 +241,11 @@ def _check_task(task: TrainingTask, model: DRNet) -> None:
 def _check_arguments(model: DRNet) -> None:
     """Refuse arguments that would change nothing, or norms that cannot be trained so."""
     args = model.args
-    if args.distill and not args.trains_at_all:
-        raise ValueError(
-            f"Invalid distill={args.distill:g} where an image trains at one resolution: use stage='pretrain' or"
-            " joint_resolutions='all', or distill=0.")
+    for name in ('distill', 'distill_topdown'):
+        if getattr(args, name) and not args.trains_at_all:
+            raise ValueError(
+                f"Invalid {name}={getattr(args, name):g} where an image trains at one resolution: use"
+                f" stage='pretrain' or joint_resolutions='all', or {name}=0.")
     if not args.trains_at_all and any(isinstance(m, SplitBatchNorm2d) for m in model.backbone.modules()):
         raise ValueError(
             "Split norms (--split-bn) need the whole batch in its order, and images that draw a resolution come in"

@@ -4,6 +4,7 @@
   predictor changes nothing for the backbone, so the same weights are those of a pretrain stage for a cascade. Then
   predictors alone, of the frozen backbone.
 - `teacher`: the same network in the pretrain stage, which takes less work without that predictor.
+- `topdown`: the same, but larger resolutions teach smaller ones, too, with the weights of RS-Nets' full version.
 - `static`: networks that know one size only.
 - `paper`: the pretrain stage as in the paper, then its joint stage.
 """
@@ -29,7 +30,7 @@ from .images import Images
 from .networks import RESOLUTIONS, FeaturePredictor, Held, drnet, plain
 from .stages import OutOfTime, Setting, fit, optimizer_for
 
-CHAINS = ('distilled', 'static', 'paper', 'teacher')
+CHAINS = ('distilled', 'static', 'paper', 'teacher', 'topdown')
 PREDICTORS = ('features', 'scratch', 'classes')
 """How a predictor that is trained alone begins: as the backbone does, anew, or with the classes learned."""
 TAUGHT = ('utility', 'teacher')
@@ -128,10 +129,16 @@ class Chain:
         if self.name == 'distilled':
             return self._drnet(
                 stage='joint', joint_resolutions='all', predictor_loss='utility', distill=1.0, eta=0.2)
+        if self.name == 'topdown':
+            weight = 2 / (len(RESOLUTIONS) + 1)
+            return self._drnet(stage='pretrain', distill=weight, distill_topdown=weight)
         return self._drnet(stage='pretrain', distill=float(self.name == 'teacher'))
 
     def _teacher(self) -> None:
         self._distill('teacher')
+
+    def _topdown(self) -> None:
+        self._distill('topdown')
 
     def _distilled(self) -> None:
         model = self._distill('utility')

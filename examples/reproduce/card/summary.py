@@ -31,12 +31,12 @@ from .rows import TAUGHT, finished
 FRACTIONS = (0.5, 0.6, 0.7, 0.8, 0.9)
 """Average costs that routers are held to, of the backbone's at the largest size."""
 STATIC = tuple(f'static-{side}' for side in RESOLUTIONS)
-NETWORKS = ('pretrain', *TAUGHT, 'expected', 'paper', 'paper-no-alpha')
+NETWORKS = ('pretrain', *TAUGHT, 'topdown', 'expected', 'paper', 'paper-no-alpha')
 """Rows with a network of their own for all resolutions."""
 ROUTERS = {
     'cascade': (TAUGHT, 'cascade'), 'cascade-64-48': (TAUGHT, 'cascade-64-48'),
     'cascade-agreement': (TAUGHT, 'cascade-agreement'),
-    'cascade-pretrain': (('pretrain',), 'cascade'),
+    'cascade-topdown': (('topdown',), 'cascade'), 'cascade-pretrain': (('pretrain',), 'cascade'),
     **{row: ((row,), 'predictor') for row in ('utility', 'expected', 'paper', 'paper-no-alpha')},
     **{f'alone-{where}-{kind}': (TAUGHT, f'alone-{where}-{kind}')
        for where in ('held', 'train') for kind in ('features', 'features-tau0.3', 'scratch', 'classes')},
@@ -49,6 +49,7 @@ HELD = {
     **{f'{row} over alone at {side}': ((row, j), (f'static-{side}', 0))
        for row in ('pretrain', *TAUGHT) for j, side in enumerate(RESOLUTIONS)},
     **{f'utility over pretrain at {side}': (('utility', j), ('pretrain', j)) for j, side in enumerate(RESOLUTIONS)},
+    **{f'topdown over teacher at {side}': (('topdown', j), ('teacher', j)) for j, side in enumerate(RESOLUTIONS)},
     **{f'paper over pretrain at {side}': (('paper', j), ('pretrain', j)) for j, side in enumerate(RESOLUTIONS)},
     **{f'{row} over equal work at 64': ((row, 0), ('static-64-equal-time', 0)) for row in ('pretrain', *TAUGHT)},
     'paper at 48 over equal work at 64': (('paper', 1), ('static-64-equal-time', 0)),

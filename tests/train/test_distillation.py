@@ -1,4 +1,4 @@
-"""Ensemble distillation, against its definition written out, inside timm's task."""
+"""Distillation between resolutions, against its definition written out, inside timm's task."""
 
 import copy
 
@@ -9,6 +9,7 @@ from timm.loss import SoftTargetCrossEntropy
 from timm.task import ClassificationTask, MultiLabelClassificationTask
 
 import timm_drnet
+from timm_drnet.train.distillation import topdown_distillation
 
 
 def make_model(**kwargs):
@@ -22,7 +23,7 @@ def make_model(**kwargs):
     {'stage': 'pretrain'}, {'joint_resolutions': 'all'}, {'router': 'cascade'}])
 @pytest.mark.parametrize('mixed', [False, True])
 def test_gradients_are_those_of_the_definition(kwargs, mixed):
-    model = make_model(distill=0.6, **kwargs)
+    model = make_model(distill=0.6, distill_topdown=0.3, **kwargs)
     generator = torch.Generator().manual_seed(1)
     x, y = torch.randn(6, 3, 64, 64, generator=generator), torch.randint(5, (6,), generator=generator)
     criterion = SoftTargetCrossEntropy() if mixed else torch.nn.CrossEntropyLoss()
@@ -32,7 +33,9 @@ def test_gradients_are_those_of_the_definition(kwargs, mixed):
     ensemble = (logits[0] + logits[1] + logits[2]) / 3
     teacher = ensemble.softmax(dim=1).detach()
     wanted = sum(criterion(each, target) for each in logits) + 0.6 * (criterion(ensemble, target) + sum(
-        F.kl_div(each.log_softmax(dim=1), teacher, reduction='batchmean') for each in logits))
+        F.kl_div(each.log_softmax(dim=1), teacher, reduction='batchmean') for each in logits)) + 0.3 * sum(
+            F.kl_div(logits[smaller].log_softmax(dim=1), logits[larger].softmax(dim=1).detach(), reduction='batchmean')
+            for larger, smaller in ((0, 1), (0, 2), (1, 2)))
     wanted.backward()
 
     loss = ClassificationTask(model, criterion, verbose=False)(x, target)['loss']
@@ -43,10 +46,15 @@ def test_gradients_are_those_of_the_definition(kwargs, mixed):
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=2e-6, msg=lambda m, n=name: f'{n}: {m}')
 
 
-def test_it_is_refused_where_it_cannot_be():
-    with pytest.raises(ValueError, match='Invalid distill -1'):
-        make_model(distill=-1)
-    with pytest.raises(ValueError, match='distill'):
-        MultiLabelClassificationTask(make_model(stage='pretrain', distill=1.0), verbose=False)
-    with pytest.raises(ValueError, match='distill'):  # an image that draws a resolution has no ensemble
-        ClassificationTask(make_model(distill=1.0), torch.nn.CrossEntropyLoss(), verbose=False)
+@pytest.mark.parametrize('name', ['distill', 'distill_topdown'])
+def test_it_is_refused_where_it_cannot_be(name):
+    with pytest.raises(ValueError, match=f'Invalid {name} -1'):
+        make_model(**{name: -1})
+    with pytest.raises(ValueError, match=f'Invalid {name}=1 for images with several labels'):
+        MultiLabelClassificationTask(make_model(stage='pretrain', **{name: 1.0}), verbose=False)
+    with pytest.raises(ValueError, match=f'Invalid {name}=1 where an image trains at one'):
+        ClassificationTask(make_model(**{name: 1.0}), torch.nn.CrossEntropyLoss(), verbose=False)
+
+
+def test_one_resolution_has_none_above_it():
+    assert topdown_distillation([torch.randn(2, 5)]) == 0
