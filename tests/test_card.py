@@ -19,6 +19,7 @@ from card.stages import Setting, rate
 from PIL import Image
 
 from timm_drnet.cost.costs import Costs
+from timm_drnet.train import loss
 
 COSTS = (4.0, 2.0, 1.0)
 
@@ -76,6 +77,21 @@ def test_interrupted_row_goes_on_after_its_last_epoch(images, tmp_path):
         with np.load(chain.output / 'static-32-seed0.npz') as arrays:
             answers.append(arrays['val_log_p'])
     assert np.array_equal(*answers)
+
+
+def test_temperature_falls_evenly_from_epoch_to_epoch(images, tmp_path, monkeypatch):
+    seen, utility_loss = [], loss.utility_loss
+
+    def seeing(p, losses, costs, alpha, tau):
+        seen.append(tau)
+        return utility_loss(p, losses, costs, alpha, tau)
+
+    monkeypatch.setattr(loss, 'utility_loss', seeing)
+    setting = Setting(epochs=1, cooldown=1, batch=16, width=0.25)
+    Chain('teacher', 0, images, setting, tmp_path).run()
+    Chain('distilled', 0, images, setting, tmp_path).predictors(['features'], 'held', 3, (1.0, 0.25))
+    assert seen == pytest.approx([1, 0.5, 0.25])  # 64 images are one batch
+    assert list(finished(tmp_path)) == [('teacher', 0), ('alone-held-features-tau1-0.25', 0)]
 
 
 def test_epochs_fit_the_seconds():

@@ -192,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add('--part', choices=('held', 'train'), default='held',
         help='train on images kept from the backbone, or on those that it was trained on (%(default)s)')
     add('--epochs', type=int, default=12, help='over these images (%(default)s)')
-    add('--tau', type=float, default=1.0, help='temperature of the targets (%(default)g)')
+    add('--tau', type=float, nargs='+', default=[1.0], help='temperature of the targets (1), or the first and the last')
     add('--width', type=float, default=1.0, help='of the backbone (%(default)g)')
     add('--device', default='cpu', help='(%(default)s)')
     again.set_defaults(call=predictors)

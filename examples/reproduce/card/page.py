@@ -32,6 +32,8 @@ ROUTERS = {
     'alone-held-features': "predictor alone, by utility, on 3,800 other images: backbone's features",
     'alone-held-features-tau0.3':
         "predictor alone, by utility at the temperature 0.3, on 3,800 other images: backbone's features",
+    'alone-held-features-tau1-0.1':
+        "predictor alone, by utility at a temperature from 1 to 0.1, on 3,800 other images: backbone's features",
     'alone-train-features-tau0.3':
         "predictor alone, by utility at the temperature 0.3, on training images: backbone's features",
     'alone-train-scratch': 'predictor alone, by utility: from scratch, training images',

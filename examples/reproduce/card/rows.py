@@ -99,16 +99,16 @@ class Chain:
             steps += 1
         return (time.time() - began) / steps
 
-    def predictors(self, kinds: Sequence[str], where: str, epochs: int, tau: float) -> None:
+    def predictors(self, kinds: Sequence[str], where: str, epochs: int, taus: Sequence[float]) -> None:
         """Train predictors alone again, of the backbone that the row ``utility`` or ``teacher`` has left.
 
         Args:
             kinds: Of `PREDICTORS`.
             where: On images that the backbone was not trained on, ``held``, or that it was, ``train``.
             epochs: Over these images.
-            tau: Temperature of the targets.
+            taus: Temperature of the targets, or that of the first and that of the last epoch.
         """
-        suffix = '' if tau == 1 else f'-tau{tau:g}'
+        suffix = '' if set(taus) == {1} else f'-tau{"-".join(f"{tau:g}" for tau in taus)}'
         files = [self.output / f'{row}-seed{self.seed}.pt' for row in TAUGHT]
         left = [file for file in files if file.exists()]
         if not left:
@@ -117,9 +117,8 @@ class Chain:
             model, _ = self._first()
             model.load_state_dict(torch.load(left[0], map_location=self.device))
             self.generator.manual_seed(self.seed)
-            model.args = replace(model.args, tau=tau)
             part = {'held': 'predictor', 'train': 'train'}[where]
-            self._predictor_alone(f'alone-{where}-{kind}{suffix}', model, kind, part, epochs)
+            self._predictor_alone(f'alone-{where}-{kind}{suffix}', model, kind, part, epochs, taus)
 
     # The chains.
 
@@ -204,7 +203,15 @@ class Chain:
             self._finish(row, model)
         self._checkpoint('trunk').unlink()
 
-    def _predictor_alone(self, row: str, model: timm_drnet.DRNet, kind: str, part: str, epochs: int) -> None:
+    def _predictor_alone(
+            self,
+            row: str,
+            model: timm_drnet.DRNet,
+            kind: str,
+            part: str,
+            epochs: int,
+            taus: Sequence[float] = (1.0,),
+    ) -> None:
         args = model.args
         if kind == 'features':
             model.predictor = FeaturePredictor(model).to(self.device)
@@ -225,9 +232,16 @@ class Chain:
                         raise OutOfTime
                     yield batch
 
+        def after(epoch: int, loss: float, shares: tuple[float, ...]) -> None:
+            self.tell(f'{row}: epoch {epoch} of {epochs}: loss {loss:.3f}, shares {[round(s, 3) for s in shares]}')
+            cool(epoch / max(1, epochs - 1))
+
+        def cool(done: float) -> None:
+            model.args = replace(model.args, tau=taus[0] * (taus[-1] / taus[0]) ** done)
+
+        cool(0)
         with torch.autocast(self.device.type, torch.bfloat16):
-            timm_drnet.train_predictor(
-                model, Batches(), epochs, lr=2e-3, progress=lambda *told: self.tell(f'{row}: {told}'))
+            timm_drnet.train_predictor(model, Batches(), epochs, lr=2e-3, progress=after)
         self._finish(row, model, answers=False, epochs=epochs)
         model.args = args
 

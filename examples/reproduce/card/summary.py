@@ -33,13 +33,14 @@ FRACTIONS = (0.5, 0.6, 0.7, 0.8, 0.9)
 STATIC = tuple(f'static-{side}' for side in RESOLUTIONS)
 NETWORKS = ('pretrain', *TAUGHT, 'topdown', 'expected', 'paper', 'paper-no-alpha')
 """Rows with a network of their own for all resolutions."""
+TEMPERATURES = ('features-tau0.3', 'features-tau1-0.1')
 ROUTERS = {
     'cascade': (TAUGHT, 'cascade'), 'cascade-64-48': (TAUGHT, 'cascade-64-48'),
     'cascade-agreement': (TAUGHT, 'cascade-agreement'),
     'cascade-topdown': (('topdown',), 'cascade'), 'cascade-pretrain': (('pretrain',), 'cascade'),
     **{row: ((row,), 'predictor') for row in ('utility', 'expected', 'paper', 'paper-no-alpha')},
     **{f'alone-{where}-{kind}': (TAUGHT, f'alone-{where}-{kind}')
-       for where in ('held', 'train') for kind in ('features', 'features-tau0.3', 'scratch', 'classes')},
+       for where in ('held', 'train') for kind in ('features', *TEMPERATURES, 'scratch', 'classes')},
     **{f'limit-{side}': (TAUGHT, f'limit-{side}') for side in (*RESOLUTIONS[:0:-1], 'all')},
 }
 """Routers, with the row whose network answers (of two the one that there is), and what routes."""
