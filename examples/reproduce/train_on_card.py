@@ -1,4 +1,4 @@
-r"""Train the rows of the card's experiment: small images held on the device, a process for each chain of rows and seed.
+"""Train the rows of the card's experiment: small images held on the device, a process for each chain of rows and seed.
 
     python train_on_card.py pack tiny-imagenet-100 tiny64 --per-class 480             # 38 MB instead of 75
     python train_on_card.py run tiny64 output --seconds 300
@@ -7,11 +7,6 @@ r"""Train the rows of the card's experiment: small images held on the device, a 
 Every finished row adds a line to `output/rows.jsonl` and its answers as `output/ROW-seedN.npz`. What is not finished
 when the seconds are over is left out; the same command skips what is finished, and goes on after the last whole epoch.
 The number of epochs is what the seconds allow, the same for all rows, or --epochs.
-
-A processor takes hours where a card takes minutes. So there the network is half as wide, and a seed has two processes:
-
-    python train_on_card.py run tiny64 output --device cpu --seconds 9000 --epochs 20 --width 0.5 --batch 128 \
-        --chains teacher static --seeds 0
 """
 
 import argparse

@@ -72,10 +72,11 @@ def summarize(folder: Path) -> dict[str, Any]:
     taught = next(row for row in TAUGHT if any(row == one for one, _ in rows))
     seeds = sorted(seed for row, seed in rows if row == taught and ('static-32', seed) in rows)
     first = rows[taught, seeds[0]]
+    predictor = 'utility' if taught == 'utility' else 'alone-held-features'  # a teacher has none in use
     costs = first['gflops']
     found: dict[str, Any] = {
         'run': json.loads((folder / 'run.json').read_text()), 'seeds': seeds, 'epochs': first['epochs'],
-        'gflops': costs, 'predictor_gflops': first['predictor_gflops'],
+        'gflops': costs, 'predictor_gflops': rows[predictor, seeds[0]]['predictor_gflops'],
         'held': {}, 'held_differences': {}, 'routers': {}}
     for row in (*STATIC, *(f'{one}-equal-time' for one in STATIC), *NETWORKS):
         each = [

@@ -19,7 +19,7 @@ from .results import has_result, result_path
 Results = Mapping[str, Sequence[Mapping[str, Any]]]
 """Of one configuration: by row, one for each seed."""
 
-CARD = 'card.json'
+CARD, LONGER = 'card.json', 'longer.json'
 """Beside the results of the configurations: what `train_on_card.py summarize` has written; the page begins with it."""
 
 _TITLE = """\
@@ -88,7 +88,7 @@ def write_report(configurations: Sequence[Configuration], results: Path, output:
     """
     parts, written = [_TITLE], [output]
     if (results / CARD).is_file():
-        parts.append(advice.opening(read_json(results / CARD)))
+        parts.append(advice.opening(read_json(results / CARD), read_json(results / LONGER)))
     for name, text in read_texts().items():
         if (summary := results / f'{name}.json').is_file():
             parts.append(page.section(read_json(summary), text))
