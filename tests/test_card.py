@@ -1,6 +1,7 @@
 """The card's experiment: crops, splits and comparisons, against what can be told beforehand."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +67,10 @@ def test_interrupted_row_goes_on_after_its_last_epoch(images, tmp_path):
                 chain.run()
             assert finished(chain.output) == {}
             assert [path.suffix for path in chain.output.iterdir()] == ['.checkpoint']
-            chain.tell = told.append
+            chain.setting = replace(setting, epochs=4)
+            with pytest.raises(ValueError, match="'epochs': 3.* not .*'epochs': 4"):
+                chain.run()
+            chain.setting, chain.tell = setting, told.append
         chain.run()
         assert told[0].startswith('static-32: goes on after epoch 1' if interrupted else 'static-32: epoch 1 of 3')
         assert sorted(path.name for path in chain.output.iterdir()) == ['rows.jsonl', 'static-32-seed0.npz']

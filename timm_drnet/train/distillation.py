@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from itertools import combinations
 
 import torch
+import torch.nn.functional as F
 
 
 def ensemble_distillation(
@@ -46,12 +47,11 @@ def topdown_distillation(logits: Sequence[torch.Tensor]) -> torch.Tensor:
     Returns:
         L_topdown, a scalar: the divergences are means over images.
     """
-    pairs = [_divergence(larger, smaller) for larger, smaller in combinations(logits, 2)]
-    return torch.stack([logits[0].new_zeros((), dtype=torch.float32), *pairs]).sum()
+    pairs = (_divergence(larger, smaller) for larger, smaller in combinations(logits, 2))
+    return sum(pairs, torch.zeros((), device=logits[0].device))
 
 
 def _divergence(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
     """KL(softmax(teacher) || softmax(student)), of which the teacher does not learn."""
-    log_q = teacher.detach().float().log_softmax(dim=1)
-    divergence: torch.Tensor = (log_q.exp() * (log_q - student.float().log_softmax(dim=1))).sum(dim=1).mean()
-    return divergence
+    log_p, log_q = student.float().log_softmax(dim=1), teacher.detach().float().log_softmax(dim=1)
+    return F.kl_div(log_p, log_q, reduction='batchmean', log_target=True)

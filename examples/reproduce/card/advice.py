@@ -21,12 +21,12 @@ def opening(summary: Mapping[str, Any], longer: Mapping[str, Any]) -> str:
     return '\n'.join([*_advice(summary, longer), *_claims(summary)])
 
 
-def _advice(summary: Mapping[str, Any], further: Mapping[str, Any]) -> list[str]:
+def _advice(summary: Mapping[str, Any], longer: Mapping[str, Any]) -> list[str]:
     held, apart, routers = summary['held'], summary['held_differences'], summary['routers']
     cascade, (name, best) = routers['cascade']['0.7'], best_predictor(summary)
     at = {row: mean([one['top1'][0] for one in held[row]]) for row in ('pretrain', 'utility', 'paper')}
     gains = [f'{apart[f"utility over alone at {side}"]["mean"]:.1f}' for side in (64, 48, 32)]
-    longer = held['static-64-equal-time']
+    longest = held['static-64-equal-time']
     return [
         '## What to use', '',
         'This is what a small network on small images says, after 12 epochs where nothing else is said: points and per'
@@ -36,10 +36,10 @@ def _advice(summary: Mapping[str, Any], further: Mapping[str, Any]) -> list[str]
         f' and 32 px it is {gains[0]}, {gains[1]} and {gains[2]} points better than networks trained for as many epochs'
         f' at one of these sizes, and {apart["utility over pretrain at 64"]["mean"]:.1f} points at 64 px better than'
         ' without the teacher.',
-        _longer(further),
+        _longer(longer),
         '- **One size only: a plain network, trained longer.** An epoch at all sizes takes 1.8 times the'
-        f' multiplications of one at 64 px. With as many of them, {longer[0]["epochs"]} epochs, the plain network has'
-        f' {mean([one["top1"][0] for one in longer])} % at 64 px, and the one for all sizes {at["utility"]} %.',
+        f' multiplications of one at 64 px. With as many of them, {longest[0]["epochs"]} epochs, the plain network has'
+        f' {mean([one["top1"][0] for one in longest])} % at 64 px, and the one for all sizes {at["utility"]} %.',
         '- **A router: the cascade, if `timm-drnet validate` says that it pays on your images.** It tells images apart:'
         f' at 90 % of the cost it is {routers["cascade"]["0.9"]["lots"]["mean"]:.1f} points better than lots at its'
         ' shares, with every seed. But it pays for each size that an image runs at. Here 48 px are so nearly as good as'

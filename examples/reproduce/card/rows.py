@@ -253,6 +253,7 @@ class Chain:
             schedule = replace(self.setting, epochs=12, cooldown=6)
             self._fit('classes', network, lambda x, y: self.criterion(network(x), y), setting=schedule)
             self._classes = {k: v for k, v in network.state_dict().items() if not k.startswith('classifier')}
+            self._checkpoint('classes').unlink()
         return self._classes
 
     # What they are made of.

@@ -6,7 +6,7 @@ the same number of epochs and the same schedule.
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -87,12 +87,13 @@ def fit(
 
     Raises:
         OutOfTime: At the deadline.
+        ValueError: If the checkpoint is of another setting.
     """
     model.train()
     device = images.pixels.device
     steps = len(images) // setting.batch
     if checkpoint is not None and checkpoint.exists():
-        start = _resume(checkpoint, model, optimizer, generator)
+        start = _resume(checkpoint, setting, model, optimizer, generator)
         tell(f'goes on after epoch {start}')
     for epoch in range(start, end):
         began, total = time.time(), torch.zeros((), device=device)
@@ -109,20 +110,41 @@ def fit(
                 raise OutOfTime
         tell(f'epoch {epoch + 1} of {setting.epochs}: loss {float(total) / steps:.3f}, {time.time() - began:.1f} s')
         if checkpoint is not None:
-            _save(checkpoint, epoch + 1, model, optimizer, generator)
+            _save(checkpoint, epoch + 1, setting, model, optimizer, generator)
 
 
 def _save(
-        path: Path, epoch: int, model: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator) -> None:
+        path: Path,
+        epoch: int,
+        setting: Setting,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        generator: torch.Generator,
+) -> None:
     state = {
-        'epoch': epoch, 'model': model.state_dict(), 'optimizer': optimizer.state_dict(),
+        'epoch': epoch, 'setting': _told(setting), 'model': model.state_dict(), 'optimizer': optimizer.state_dict(),
         'crops': generator.get_state(), 'noise': torch.get_rng_state()}
     with staged_file(path) as file:
         torch.save(state, file)
 
 
-def _resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator) -> int:
+def _told(setting: Setting) -> dict[str, float]:
+    """What a training must not change on its way."""
+    return {name: value for name, value in asdict(setting).items() if name != 'deadline'}
+
+
+def _resume(
+        path: Path,
+        setting: Setting,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        generator: torch.Generator,
+) -> int:
     state = torch.load(path, map_location='cpu')
+    if state['setting'] != _told(setting):
+        raise ValueError(
+            f'{path} was begun with {state["setting"]}, not {_told(setting)}: use these options, or another output'
+            ' folder.')
     model.load_state_dict(state['model'])
     optimizer.load_state_dict(state['optimizer'])
     generator.set_state(state['crops'])
